@@ -1,0 +1,3 @@
+"""Spendfuse: the cost firewall for LLM APIs."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,206 @@
+"""The contract that every ledger engine keeps.
+
+Failure policy: closed. When a store can't be reached or can't commit, every verb raises `LedgerUnavailable` within a
+bounded time and nothing is assumed to have happened. A refusal is a value (`Refused`), not an exception.
+
+All verbs are idempotent by reservation id: repeating one, also twice within one batch, changes nothing and gives the
+same answer. All time is the store's own.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from spendfuse.core.decisions import Admitted, Fit, Refused
+from spendfuse.core.labels import Labels
+from spendfuse.core.quotes import CapRange, Quote
+from spendfuse.core.reservations import Charge, Entry, ReservationId
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a call asks of the ledger: to hold its quote on every limit that covers its labels.
+
+    `deadline_s` is how long the reservation may stay open, from the store's now; after it the keeper charges the quote.
+    """
+
+    reservation_id: ReservationId
+    labels: Labels
+    quote: Quote
+    caps: CapRange
+    fit: Fit
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceLine:
+    """One limit for one subject in its current window, as `limits list` shows it. A rate has no balance: its `settled`
+    is what of its burst is in use now."""
+
+    limit_name: str
+    unit: str
+    period: str
+    each: tuple[str, ...]
+    subject: str
+    amount: int
+    is_overridden: bool
+    is_enforced: bool
+    settled: int
+    reserved: int
+    resets_at_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """One balance that differs from the fold of its entries and open reservations."""
+
+    limit_name: str
+    subject: str
+    window_starts_at_ms: int
+    settled: int
+    settled_by_entries: int
+    reserved: int
+    reserved_by_reservations: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalCount:
+    """So many refusals of one kind: the hourly rollup that stands in for entries of refused calls."""
+
+    code: str
+    limit_name: str
+    feature: str
+    user: str
+    count: int = 1
+    shadow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SpendRow:
+    """What one value of a label spent; nano-dollars and tokens."""
+
+    value: str
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    cost: int
+    estimated_cost: int
+    """The part of `cost` that the provider's own figures do not back."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """A client key as stored: its name, never the key itself. `digest` is the SHA-256 of the key."""
+
+    name: str
+    digest: bytes = field(repr=False)
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    labels_from: tuple[str, ...] = ("headers", "body")
+    created_at_ms: int = 0
+    revoked_at_ms: int | None = None
+
+
+class Ledger(Protocol):
+    """Balances, reservations and entries behind one atomic interface."""
+
+    @property
+    def owner_id(self) -> int:
+        """This process in the store, from opening to closing."""
+        ...
+
+    async def reserve(self, demand: Demand, *, wait_s: float = 0.0) -> Admitted | Refused:
+        """Hold the demand's quote on every limit that covers its labels, or change nothing.
+
+        While only calls in flight stand in the way it waits up to `wait_s` in the queue of the balance that refused,
+        then takes whatever useful cap is free. Rates and concurrency answer at once. A demand with `Fit.WHOLE` never
+        waits. Cancelling the caller leaves no reservation behind: one that was committed meanwhile is voided.
+
+        Raises:
+            LedgerUnavailable: the store did not commit.
+            LimitsOutdated: another process applied newer limits.
+            ReservationEnded: the id has its closing entry already.
+        """
+        ...
+
+    async def extend(self, reservation_id: ReservationId, *, quote: Quote, cap: int, deadline_s: float) -> bool:
+        """Raise an open reservation to its quote at `cap`, on all its balances or none, and move its deadline to
+        `deadline_s` from now. A cap that is not above the held one only moves the deadline.
+
+        Returns False, and changes nothing, when a balance has no room or the reservation has ended.
+        """
+        ...
+
+    async def settle(self, reservation_id: ReservationId, charge: Charge) -> Entry:
+        """Close a reservation at its charge (nano-dollars), in one transaction.
+
+        Never refuses money already spent: a charge above the reservation is recorded in full, its excess as overrun;
+        after expiry or void it becomes a late entry. Repeating the call returns the same entry.
+
+        Raises:
+            ReservationUnknown: no reservation has this id.
+            LedgerUnavailable: the store did not commit; the same call may be repeated.
+        """
+        ...
+
+    async def void(self, reservation_id: ReservationId) -> Entry:
+        """Close a reservation of which nothing was billed: its amounts are freed, its request stays counted.
+
+        After another end it changes nothing and returns that closing entry.
+
+        Raises:
+            ReservationUnknown, LedgerUnavailable: as `settle`.
+        """
+        ...
+
+    async def expire_due(self) -> Sequence[Entry]:
+        """Charge every open reservation at its quote whose owner is gone or whose deadline has passed."""
+        ...
+
+    async def count_refusals(self, counts: Sequence[RefusalCount]) -> None:
+        """Add to the hourly rollup of refusals."""
+        ...
+
+    async def balances(self, limit_name: str | None = None) -> Sequence[BalanceLine]:
+        """The current windows of all applied limits, or of one."""
+        ...
+
+    async def set_amount(self, limit_name: str, subject: str, amount: int | None) -> None:
+        """Override the amount of a limit for one subject, or with None go back to the config's. Holds at once, in every
+        process; the ceiling of a balance never falls below what is committed.
+
+        Raises:
+            LedgerError: no applied limit has this name.
+        """
+        ...
+
+    async def audit(self) -> Sequence[Mismatch]:
+        """Recompute every current and past balance from entries and open reservations; empty when all agree."""
+        ...
+
+    async def spend(self, label: str, *, since_ms: int, until_ms: int | None = None) -> Sequence[SpendRow]:
+        """Spend by the values of one label, the dearest first; calls count by the time of their reservation."""
+        ...
+
+    async def keys(self) -> Sequence[KeyRecord]:
+        """All stored keys, revoked ones included."""
+        ...
+
+    async def add_key(self, record: KeyRecord) -> None:
+        """Store a key.
+
+        Raises:
+            LedgerError: the name is taken.
+        """
+        ...
+
+    async def revoke_key(self, name: str) -> bool:
+        """Revoke a key; False when no live key has this name."""
+        ...
+
+    async def keys_changed(self) -> bool:
+        """Whether any process changed the keys since the last call. Cheap enough to ask several times a second."""
+        ...
+
+    async def close(self) -> None:
+        """Flush, end this owner's lease and release the store. Open reservations of this owner expire at once."""
+        ...
