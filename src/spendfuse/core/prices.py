@@ -1,7 +1,8 @@
 """What tokens cost: a target's prices, the charge of a usage and the dearest that can apply."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from spendfuse.core.money import Nanos, nanos_from_picos_up
 from spendfuse.core.usage import Usage
@@ -98,8 +99,50 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class DailyWindow:
+    """Hours of the UTC day, from `start_s` up to but without `end_s` seconds; past midnight when the end is lower."""
+
+    start_s: int
+    end_s: int
+
+    def holds_at(self, at: datetime) -> bool:
+        """Whether an instant lies within."""
+        midnight = _midnight(at)
+        second = (at - midnight).total_seconds()
+        if self.end_s < self.start_s:
+            return second >= self.start_s or second < self.end_s
+        return self.start_s <= second < self.end_s
+
+
+@dataclass(frozen=True, slots=True)
 class DatedPrice:
-    """A price and the instant from which it holds (None: always)."""
+    """A price, the instant from which it holds (None: always) and the hours in which it does (None: all day)."""
 
     since: datetime | None
     price: Price
+    daily: DailyWindow | None = None
+
+    def holds_at(self, at: datetime) -> bool:
+        """Whether the price applies at an instant, unless a later one in its list does too."""
+        return (self.since is None or self.since <= at) and (self.daily is None or self.daily.holds_at(at))
+
+
+def price_at(prices: Sequence[DatedPrice], at: datetime) -> Price | None:
+    """The last price of a list that holds at an instant (with a time zone); None when none does yet."""
+    return next((one.price for one in reversed(prices) if one.holds_at(at)), None)
+
+
+def prices_within(prices: Sequence[DatedPrice], at: datetime, span: timedelta) -> tuple[Price, ...]:
+    """All prices that hold at some instant from `at` to `at + span` (at most a day): what a quote has to cover."""
+    end = at + span
+    changes = {one.since for one in prices if one.since is not None}
+    for midnight in {_midnight(at), _midnight(end)}:
+        for one in prices:
+            if one.daily is not None:
+                changes |= {midnight + timedelta(seconds=second) for second in (one.daily.start_s, one.daily.end_s)}
+    instants = [at, *sorted(change for change in changes if at < change <= end)]
+    return tuple(price for instant in instants if (price := price_at(prices, instant)) is not None)
+
+
+def _midnight(at: datetime) -> datetime:
+    return at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)

@@ -8,7 +8,6 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-
 # ASGI's own messages are untyped mappings; nothing past this module sees them.
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

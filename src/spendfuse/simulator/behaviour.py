@@ -10,7 +10,6 @@ from hashlib import blake2b
 from statistics import NormalDist
 from typing import Annotated, Literal
 
-import orjson
 from pydantic import ConfigDict, Field, TypeAdapter
 
 Count = Annotated[int, Field(ge=0)]
@@ -79,8 +78,9 @@ class Behaviour:
     omit_stream_usage: bool = False
     """Ignore `stream_options`."""
     ignore_cap: bool = False
-    """Generate `output_tokens` whatever the cap, or `ignored_cap_factor` times the cap."""
-    ignored_cap_factor: Factor | None = None
+    """Generate all that the answer would have, whatever the cap."""
+    cap_factor: Factor = 1.0
+    """Stop at so many times the cap instead of at the cap: 2 doubles it."""
     bill_abandoned: Literal["full", "generated"] = "full"
     """What a call that is not streamed costs when its client has left: the whole answer or what was generated."""
 
@@ -131,7 +131,3 @@ def parse_behaviour(text: bytes | str) -> Behaviour:
         ValueError: it is not JSON, or a field is unknown or out of range.
     """
     return _BEHAVIOUR.validate_json(text)
-
-
-def render_behaviour(behaviour: Behaviour) -> bytes:
-    return orjson.dumps(behaviour)

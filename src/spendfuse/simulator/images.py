@@ -43,7 +43,7 @@ class Patches:
         scale = math.sqrt(32 * 32 * self.PATCHES_MAX / (width * height))
         across, down = width * scale / 32, height * scale / 32
         # The vendor scales once more so that one side is a whole number of patches.
-        fit = min(math.floor(across) / across, math.floor(down) / down)
+        fit = min(max(math.floor(side), 1) / side for side in (across, down))
         return min(math.ceil(round(across * fit, 6)) * math.ceil(round(down * fit, 6)), self.PATCHES_MAX)
 
 

@@ -10,18 +10,21 @@ Endpoint = Literal["chat.completions", "embeddings"]
 
 PICOS_PER_NANO = 1_000
 
+_NO_IMAGES = Tiles(base_tokens=0, tile_tokens=0)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     name: str
-    endpoint: Endpoint
-    input_picos_per_token: int
-    cached_picos_per_token: int
-    output_picos_per_token: int
+    endpoint: Endpoint = "chat.completions"
+    input_picos_per_token: int = 0
+    cached_picos_per_token: int = 0
+    output_picos_per_token: int = 0
     window_tokens: int
     output_tokens_max: int
-    images: ImageRule
+    images: ImageRule = _NO_IMAGES
     reasoning: bool = False
+    """Takes its cap only as `max_completion_tokens`."""
 
     def cost_nanos(self, *, input_tokens: int, cached_tokens: int, output_tokens: int) -> int:
         """The price of one call, rounded up once. Cached tokens are part of the input."""
@@ -34,15 +37,55 @@ class Model:
 
 
 _TILES_4O = Tiles(base_tokens=85, tile_tokens=170)
+_TILES_4O_MINI = Tiles(base_tokens=2_833, tile_tokens=5_667)
 
 _SOLD = (
-    Model("gpt-4o-mini", "chat.completions", 150_000, 75_000, 600_000, 128_000, 16_384, Tiles(2833, 5667)),
-    Model("gpt-4o", "chat.completions", 2_500_000, 1_250_000, 10_000_000, 128_000, 16_384, _TILES_4O),
-    Model("gpt-4.1-mini", "chat.completions", 400_000, 100_000, 1_600_000, 1_047_576, 32_768, Patches(162)),
-    Model("o4-mini", "chat.completions", 1_100_000, 275_000, 4_400_000, 200_000, 100_000, Patches(172), reasoning=True),
-    Model("free-model", "chat.completions", 0, 0, 0, 128_000, 16_384, _TILES_4O),
-    Model("text-embedding-3-small", "embeddings", 20_000, 20_000, 0, 8_191, 0, _TILES_4O),
-    Model("text-embedding-3-large", "embeddings", 130_000, 130_000, 0, 8_191, 0, _TILES_4O),
+    Model(
+        name="gpt-4o-mini",
+        input_picos_per_token=150_000,
+        cached_picos_per_token=75_000,
+        output_picos_per_token=600_000,
+        window_tokens=128_000,
+        output_tokens_max=16_384,
+        images=_TILES_4O_MINI,
+    ),
+    Model(
+        name="gpt-4o",
+        input_picos_per_token=2_500_000,
+        cached_picos_per_token=1_250_000,
+        output_picos_per_token=10_000_000,
+        window_tokens=128_000,
+        output_tokens_max=16_384,
+        images=_TILES_4O,
+    ),
+    Model(
+        name="gpt-4.1-mini",
+        input_picos_per_token=400_000,
+        cached_picos_per_token=100_000,
+        output_picos_per_token=1_600_000,
+        window_tokens=1_047_576,
+        output_tokens_max=32_768,
+        images=Patches(percent=162),
+    ),
+    Model(
+        name="o4-mini",
+        input_picos_per_token=1_100_000,
+        cached_picos_per_token=275_000,
+        output_picos_per_token=4_400_000,
+        window_tokens=200_000,
+        output_tokens_max=100_000,
+        images=Patches(percent=172),
+        reasoning=True,
+    ),
+    Model(name="free-model", window_tokens=128_000, output_tokens_max=16_384, images=_TILES_4O),
+    Model(
+        name="text-embedding-3-small",
+        endpoint="embeddings",
+        input_picos_per_token=20_000,
+        cached_picos_per_token=20_000,
+        window_tokens=8_192,
+        output_tokens_max=0,
+    ),
 )
 
 MODELS: Mapping[str, Model] = {model.name: model for model in _SOLD}

@@ -7,8 +7,21 @@ moment what a call has generated.
 
 import asyncio
 import math
-import time
 from dataclasses import dataclass
+
+from spendfuse.clock import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """One moment on both clocks: seconds since the epoch for records, monotonic seconds for the pace."""
+
+    epoch_s: float
+    monotonic_s: float
+
+
+def now_of(clock: Clock) -> Now:
+    return Now(clock.now_ns() / 1e9, clock.monotonic_s())
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +51,10 @@ class Pace:
         return self.due_at_s(max(self.total_tokens - 1, 0))
 
 
-async def sleep_until(at_s: float) -> None:
+async def sleep_until(at_s: float, clock: Clock) -> None:
     """Wait for a monotonic moment; infinity waits until cancelled."""
     if math.isinf(at_s):
         await asyncio.get_running_loop().create_future()
-    delay_s = at_s - time.monotonic()
+    delay_s = at_s - clock.monotonic_s()
     if delay_s > 0:
         await asyncio.sleep(delay_s)

@@ -30,7 +30,7 @@ class UpstreamTimeout(FateUnknown):
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:
-    """One POST to a provider. Timeouts are seconds: to connect, to the answer's first byte, between two reads, in all."""
+    """One POST to a provider. Timeouts are seconds: to connect, to the first byte, between two reads, in all."""
 
     url: str
     headers: Mapping[str, str] = field(repr=False)
@@ -73,8 +73,8 @@ class UpstreamClient(Protocol):
     """Sends calls to providers over kept connections."""
 
     def post(self, request: UpstreamRequest) -> AbstractAsyncContextManager[UpstreamResponse]:
-        """Send a request; the context holds its answer. Leaving the context before the body's end, or cancelling, closes
-        the connection at once, so that the provider stops.
+        """Send a request; the context holds its answer. Leaving the context before the body's end, or cancelling,
+        closes the connection at once, so that the provider stops.
 
         Raises:
             NeverSent, FateUnknown, UpstreamTimeout: on entering.

@@ -41,22 +41,41 @@ class Visible:
     """What a stream has shown so far. Every count is a lower bound of what was generated."""
 
     deltas: int = 0
-    """Events that carried output: at least one token each."""
+    """Pieces of output, by event and choice: at least one token each."""
     text_bytes: int = 0
-    texts: list[str] = field(default_factory=list[str])
+    """Bytes of all shown text in UTF-8: it has at most as many tokens."""
     has_hidden: bool = False
     """Some output is billed but not shown (reasoning, audio), so counting what is shown says little."""
+    _pieces: dict[int, list[str]] = field(default_factory=dict[int, list[str]], repr=False)
+
+    @property
+    def texts(self) -> list[str]:
+        """What each choice has shown, joined: reasoning, content, and the names and arguments of tools it calls."""
+        return ["".join(pieces) for _, pieces in sorted(self._pieces.items())]
+
+    def show(self, choice: int, text: str) -> None:
+        """A further piece of a choice's output."""
+        self.deltas += 1
+        self.text_bytes += len(text) if text.isascii() else len(text.encode())
+        pieces = self._pieces.get(choice)
+        if pieces is None:
+            pieces = self._pieces[choice] = []
+        pieces.append(text)
 
 
 class StreamMeter(Protocol):
     """Reads usage out of a stream that passes through, event by event."""
 
     visible: Visible
+    error_seen: bool
+    """The provider reported an error within the stream; it was passed on."""
+    has_unread: bool
+    """Something passed that could not be read (not JSON, or too large), so usage may have been missed."""
 
     def feed(self, chunk: bytes) -> bytes:
         """Take upstream bytes, cut anywhere; return what goes to the client: the same bytes, without the usage chunk
-        that only the gateway asked for. An event that is not complete yet may be held back, but never longer than its
-        end, and a byte that belongs to no special event is passed on at once.
+        that only the gateway asked for. An event is held back until its end has come, never longer: no client can use
+        a part of one, and a cut then never leaves half of one behind.
         """
         ...
 
@@ -92,8 +111,8 @@ class Dialect(Protocol):
     def parse(self, body: bytes) -> Call | Deny:
         """Read a request body.
 
-        Refuses what is not JSON in UTF-8, repeats a key at any depth, holds NaN or infinity, has a wrong type where type
-        matters, or asks for something that can neither be priced nor capped.
+        Refuses what is not JSON in UTF-8, repeats a key at any depth, holds NaN or infinity, has a wrong type where
+        type matters, or asks for something that can neither be priced nor capped.
         """
         ...
 

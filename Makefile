@@ -1,0 +1,41 @@
+# Everything runs from here; the environment is made on first use and again when pyproject.toml changes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-matrix check bench prices clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+run: $(READY) ## Start the gateway on SQLite with a simulated provider and traffic, then stay up
+	@$(BIN)/spendfuse demo
+
+test: $(READY) ## All tests but the matrix as written
+	$(BIN)/python -m pytest -m "not matrix"
+
+test-matrix: $(READY) ## The overshoot matrix as written
+	$(BIN)/python -m pytest -m matrix tests/end_to_end
+
+check: $(READY) ## Format, lint, types and the import contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: $(READY) ## CPU per request, start-up time and memory on this machine
+	$(BIN)/python -m bench
+
+prices: $(READY) ## Compile the price sheet anew from the pinned genai-prices
+	$(BIN)/python -m spendfuse.pricing.compile
+
+clean: ## Remove the environment and what tools left behind
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis .import_linter_cache

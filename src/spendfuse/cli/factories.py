@@ -1,0 +1,21 @@
+"""What the commands are given, so that none of them names a concrete engine."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+from spendfuse.config import Config
+from spendfuse.ledger.store import Ledger
+from spendfuse.server.run import ASGIApp
+
+
+@dataclass(frozen=True, slots=True)
+class Factories:
+    """Made by `wiring`, the only place that knows the engines."""
+
+    open_ledger: Callable[[Config], AbstractAsyncContextManager[Ledger]]
+    """The store as commands use it: it applies no limits."""
+    open_app: Callable[[Config], AbstractAsyncContextManager[ASGIApp]]
+    """The whole gateway, opened in the event loop of the process that serves it."""
+    warnings: Callable[[Config], list[str]]
+    """What `check` and `serve` warn about beyond the config's own warnings."""

@@ -1,0 +1,108 @@
+"""`spendfuse report`: where the money went, by any label."""
+
+import time
+from typing import Annotated
+
+import typer
+
+from spendfuse.cli.factories import Factories
+from spendfuse.cli.options import DEFAULT_CONFIG, ConfigPath, OutputFormat, with_ledger
+from spendfuse.cli.output import MISUSED, Column, Format, Json, fail, note, records, say_csv, say_json, say_table
+from spendfuse.cli.texts import NO_VALUE, counted, iso_time, percent
+from spendfuse.config import load
+from spendfuse.core.labels import LabelInvalid, label_name
+from spendfuse.core.money import NANOS_PER_USD, format_usd
+from spendfuse.core.windows import NS_PER_MS
+from spendfuse.reports.instants import InstantInvalid, instant_ms
+from spendfuse.reports.spend import SpendLine, SpendReport, spend_report
+
+
+def say_report(report: SpendReport) -> None:
+    """The report as people read it: rounded, adding up, with its total."""
+    say_table(_columns(report), report.all_lines, totals=[report.total])
+
+
+def _columns(report: SpendReport) -> tuple[Column[SpendLine], ...]:
+    def title_of(line: SpendLine) -> str:
+        if line is report.total:
+            return "total"
+        return f"({line.values} others)" if line is report.rest else line.value or NO_VALUE
+
+    def dollars(line: SpendLine) -> str:
+        whole, fraction = divmod(line.rounded_cost, NANOS_PER_USD)
+        return f"${whole:,}.{fraction:09d}"[: report.decimals - 9 or None]
+
+    def estimated(line: SpendLine) -> str:
+        return percent(line.estimated_cost * 1000 // line.cost) if line.cost and line.estimated_cost else "-"
+
+    def share(line: SpendLine) -> Json:
+        return f"{line.share_permille // 10}.{line.share_permille % 10}"
+
+    column = Column[SpendLine]
+    return (
+        column("value", report.label.upper(), lambda one: one.value, title_of),
+        column("calls", "CALLS", lambda one: one.calls, lambda one: f"{one.calls:,}", is_number=True),
+        column("input_tokens", "INPUT", lambda one: one.input_tokens, lambda one: f"{one.input_tokens:,}", is_number=True),
+        column(
+            "output_tokens", "OUTPUT", lambda one: one.output_tokens, lambda one: f"{one.output_tokens:,}", is_number=True
+        ),
+        column("cost_usd", "COST", lambda one: format_usd(one.cost), dollars, is_number=True),
+        column("share_percent", "SHARE", share, lambda one: percent(one.share_permille), is_number=True),
+        column("estimated_usd", "ESTIMATED", lambda one: format_usd(one.estimated_cost), estimated, is_number=True),
+    )
+
+
+def _say_report_json(report: SpendReport, *, since_ms: int, until_ms: int | None) -> None:
+    columns = _columns(report)
+    rest, total = (
+        [{**record, "values": line.values} for line in lines for record in records(columns[1:], [line])]
+        for lines in ((report.rest,) if report.rest else (), (report.total,))
+    )
+    say_json(
+        {
+            "by": report.label,
+            "since": iso_time(since_ms),
+            "until": None if until_ms is None else iso_time(until_ms),
+            "lines": records(columns, report.lines),
+            "rest": rest[0] if rest else None,
+            "total": total[0],
+        }
+    )
+
+
+def add_to(app: typer.Typer, factories: Factories) -> None:
+    @app.command()
+    def report(
+        by: Annotated[str, typer.Option("--by", metavar="LABEL", help="user, feature, model, key, or any label.")],
+        since: Annotated[
+            str, typer.Option(metavar="WHEN", help="7d, 12h, day, week, month, or a date such as 2026-11-01.")
+        ] = "month",
+        until: Annotated[str | None, typer.Option(metavar="WHEN", help="As --since; default: now.")] = None,
+        top: Annotated[int | None, typer.Option(min=1, help="So many lines, and one for all others.")] = None,
+        config: ConfigPath = DEFAULT_CONFIG,
+        output: OutputFormat = Format.TABLE,
+    ) -> None:
+        """Spend by one label: calls, tokens, cost, share, and which part of the cost is an estimate."""
+        loaded = load(config)
+        now_ms = time.time_ns() // NS_PER_MS
+        try:
+            label = label_name(by)
+            since_ms = instant_ms(since, now_ms=now_ms, timezone=loaded.timezone)
+            until_ms = None if until is None else instant_ms(until, now_ms=now_ms, timezone=loaded.timezone)
+        except (LabelInvalid, InstantInvalid) as error:
+            fail(str(error), exit_code=MISUSED)
+        if until_ms is not None and until_ms <= since_ms:
+            fail("--until must be after --since", exit_code=MISUSED)
+        rows = with_ledger(
+            factories, loaded, lambda ledger: ledger.spend(label, since_ms=since_ms, until_ms=until_ms)
+        )
+        made = spend_report(label, rows, top=top)
+        match output:
+            case Format.JSON:
+                _say_report_json(made, since_ms=since_ms, until_ms=until_ms)
+            case Format.CSV:
+                say_csv(_columns(made), made.lines)
+            case Format.TABLE:
+                say_report(made)
+                upto = "" if until_ms is None else f" until {iso_time(until_ms)}"
+                note(f"{counted(made.total.values, 'value')} of {label} since {iso_time(since_ms)}{upto}")

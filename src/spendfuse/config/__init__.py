@@ -1,0 +1,38 @@
+"""Typed config: YAML in, one frozen value out.
+
+Failure policy: closed. A config is used whole or not at all; `ConfigInvalid` lists every problem with file and key path.
+"""
+
+from spendfuse.config.loading import load, parse, read_tree
+from spendfuse.config.schema import json_schema
+from spendfuse.config.secret import Secret
+from spendfuse.config.values import (
+    Config,
+    ConfiguredKey,
+    DialectName,
+    LabelSource,
+    OnDisconnect,
+    Provider,
+    PublicModel,
+    SqliteStore,
+    Target,
+    Timeouts,
+)
+
+__all__ = [
+    "Config",
+    "ConfiguredKey",
+    "DialectName",
+    "LabelSource",
+    "OnDisconnect",
+    "Provider",
+    "PublicModel",
+    "Secret",
+    "SqliteStore",
+    "Target",
+    "Timeouts",
+    "json_schema",
+    "load",
+    "parse",
+    "read_tree",
+]

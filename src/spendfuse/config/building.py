@@ -1,0 +1,301 @@
+"""From validated sections to the values of `values`, with the checks that span sections."""
+
+import hashlib
+import pathlib
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from spendfuse.config.problems import Problems, closest
+from spendfuse.config.schema import (
+    DIALECTS_LATER,
+    Document,
+    KeySection,
+    LimitSection,
+    ModelSection,
+    PricesSection,
+    ProviderSection,
+)
+from spendfuse.config.values import (
+    Config,
+    ConfiguredKey,
+    DialectName,
+    Provider,
+    PublicModel,
+    SqliteStore,
+    Target,
+    Timeouts,
+)
+from spendfuse.core.labels import LABEL_VALUE_BYTES_MAX
+from spendfuse.core.limits import Limit, RouteTo
+from spendfuse.core.prices import Price, Rates
+from spendfuse.core.windows import MS_PER_S, Calendar, CalendarUnit, Lifetime, Span
+
+OWN_LABELS = frozenset({"key", "model", "provider", "target", "ip", "fingerprint"})
+"""Labels whose values are Spendfuse's to say, so that a key cannot have them."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of a provider by its name."""
+
+    base_url: str
+    cap_field: str = "max_tokens"
+    takes_stream_options: bool = True
+    pins_service_tier: bool = False
+    needs_api_key: bool = True
+
+
+_KNOWN = {
+    "openai": _Known("https://api.openai.com/v1", "max_completion_tokens", pins_service_tier=True),
+    "groq": _Known("https://api.groq.com/openai/v1", "max_completion_tokens"),
+    "mistral": _Known("https://api.mistral.ai/v1", takes_stream_options=False),
+    "deepseek": _Known("https://api.deepseek.com"),
+    "openrouter": _Known("https://openrouter.ai/api/v1"),
+    "together": _Known("https://api.together.ai/v1"),
+    "fireworks": _Known("https://api.fireworks.ai/inference/v1"),
+    "moonshot": _Known("https://api.moonshot.ai/v1"),
+    "xai": _Known("https://api.x.ai/v1", "max_completion_tokens"),
+    "gemini": _Known("https://generativelanguage.googleapis.com/v1beta/openai"),
+    "cohere": _Known("https://api.cohere.ai/compatibility/v1"),
+    "ollama": _Known("http://127.0.0.1:11434/v1", needs_api_key=False),
+}
+
+
+def build(document: Document, *, source: str, folder: pathlib.Path, warnings: list[str], problems: Problems) -> Config:
+    """The config of a document whose sections are valid each by itself.
+
+    Raises:
+        ConfigInvalid: with these problems and any earlier ones.
+    """
+    store = _store(document.store, folder, problems)
+    providers = _Providers(document, problems).built()
+    for provider in providers.values():
+        if provider.needs_api_key and provider.api_key is None and not any(provider.name in one for one in warnings):
+            warnings.append(f"providers.{provider.name}.api_key: is not set")
+    models = _models(document, providers, problems)
+    keys = _keys(document, problems)
+    limits = tuple(_limit(name, section, document, problems) for name, section in document.limits.items())
+    _check_deadline(document, problems)
+    problems.raise_any()
+    assert store is not None
+    return Config(
+        source=source,
+        store=store,
+        timezone=document.timezone,
+        reservation_deadline_s=document.reservation_deadline / MS_PER_S,
+        busy_wait_s=document.busy_wait / MS_PER_S,
+        min_output_tokens=document.min_output_tokens,
+        output_tokens_default=document.output_tokens_default,
+        n_max=document.n_max,
+        body_bytes_max=document.body_bytes_max,
+        new_subjects_per_hour=document.new_subjects,
+        trusted_proxies=tuple(document.trusted_proxies),
+        cut_tail_s=document.cut_tail / MS_PER_S,
+        on_disconnect=document.on_disconnect,
+        providers=MappingProxyType(providers),
+        models=MappingProxyType(models),
+        keys=keys,
+        limits=limits,
+        warnings=tuple(warnings),
+    )
+
+
+def _store(text: str, folder: pathlib.Path, problems: Problems) -> SqliteStore | None:
+    scheme, separator, path = text.partition("://")
+    if separator and scheme in ("postgresql", "postgres"):
+        problems.add(("store",), "PostgreSQL is not supported yet by this version, expected sqlite:///PATH")
+        return None
+    # Three slashes before a relative path, four before an absolute one: the host between the first two is empty.
+    if scheme != "sqlite" or not path.startswith("/") or path[1:] in ("", ":memory:") or "?" in path or "\0" in path:
+        problems.add(("store",), "expected sqlite:///RELATIVE/PATH or sqlite:////ABSOLUTE/PATH")
+        return None
+    return SqliteStore(folder / path[1:])
+
+
+class _Providers:
+    def __init__(self, document: Document, problems: Problems) -> None:
+        self._document = document
+        self._problems = problems
+
+    def built(self) -> dict[str, Provider]:
+        """The providers that are valid."""
+        each = {name: self._provider(name, section) for name, section in self._document.providers.items()}
+        return {name: provider for name, provider in each.items() if provider is not None}
+
+    def _provider(self, name: str, section: ProviderSection) -> Provider | None:
+        known = _KNOWN.get(name)
+        dialect = self._dialect(name, section.dialect or ("openai" if known else name))
+        base_url = section.base_url or (known.base_url if known else None)
+        if base_url is None and dialect:
+            self._problems.add(("providers", name, "base_url"), "is missing")
+        if dialect is None or base_url is None:
+            return None
+        known = known or _Known(base_url, needs_api_key=False)
+        takes_stream_options = known.takes_stream_options if section.stream_options is None else section.stream_options
+        return Provider(
+            name=name,
+            dialect=dialect,
+            base_url=base_url,
+            api_key=section.api_key,
+            needs_api_key=known.needs_api_key or "api_key" in section.model_fields_set,
+            prices=MappingProxyType({model: _price(prices) for model, prices in section.prices.items()}),
+            allow_free=section.allow_free,
+            timeouts=Timeouts(
+                connect_s=section.timeouts.connect / MS_PER_S,
+                first_byte_s=section.timeouts.first_byte / MS_PER_S,
+                read_s=section.timeouts.read / MS_PER_S,
+                total_s=section.timeouts.total / MS_PER_S,
+            ),
+            cap_field=section.cap_field or known.cap_field,
+            takes_stream_options=takes_stream_options,
+            pins_service_tier=known.pins_service_tier,
+            context_window=section.context_window,
+            output_tokens_max=section.output_tokens_max,
+            output_tokens_per_s_max=section.output_tokens_per_s_max or self._document.output_tokens_per_s_max,
+        )
+
+    def _dialect(self, name: str, dialect: str) -> DialectName | None:
+        """The dialect of a provider; one that is not known by name has to say it."""
+        if dialect in tuple(DialectName):
+            return DialectName(dialect)
+        path = ("providers", name, "dialect")
+        if dialect in DIALECTS_LATER:
+            self._problems.add(path, f"the {dialect} dialect is not supported yet by this version, expected openai")
+        elif dialect == name:
+            self._problems.add(path, f"is missing: {name} is not a provider known by name{closest(name, _KNOWN)}")
+        else:
+            self._problems.add(path, f'got "{dialect}", expected {", ".join(DialectName)}')
+        return None
+
+
+def _price(section: PricesSection) -> Price:
+    return Price(
+        Rates(
+            input=section.input,
+            output=section.output,
+            cache_read=section.cache_read,
+            cache_write=section.cache_write,
+            cache_write_long=section.cache_write_1h,
+            input_audio=section.input_audio,
+            cache_read_audio=section.cache_read_audio,
+            output_audio=section.output_audio,
+            request=section.request,
+        )
+    )
+
+
+def _models(document: Document, providers: dict[str, Provider], problems: Problems) -> dict[str, PublicModel]:
+    models: dict[str, PublicModel] = {}
+    for name, section in document.models.items():
+        if name == "*":
+            problems.add(("models", name), "a model for any name is not supported yet by this version")
+            continue
+        target = _target(name, section, document, providers, problems)
+        if target is not None:
+            models[name] = _public_model(name, section, target, document)
+    return models
+
+
+def _public_model(name: str, section: ModelSection, target: Target, document: Document) -> PublicModel:
+    provider = target.provider
+    return PublicModel(
+        name=name,
+        target=target,
+        min_output_tokens=section.min_output_tokens or document.min_output_tokens,
+        price=_price(section.prices) if section.prices else provider.price_of(target.model),
+        context_window=section.context_window or provider.context_window,
+        output_tokens_max=section.output_tokens_max or provider.output_tokens_max,
+        output_tokens_per_s_max=section.output_tokens_per_s_max or provider.output_tokens_per_s_max,
+        reference_tokens=section.reference_tokens,
+    )
+
+
+def _target(
+    name: str, section: ModelSection, document: Document, providers: dict[str, Provider], problems: Problems
+) -> Target | None:
+    path = ("models", name)
+    if section.strategy is not None or len(section.targets) > 1:
+        problems.add(path, "more than one target, and a strategy, are not supported yet by this version")
+        return None
+    if not section.targets:
+        problems.add((*path, "targets"), "got an empty list, expected one target such as openai/gpt-4o")
+        return None
+    text = section.targets[0]
+    provider_name, _, model = text.partition("/")
+    if not provider_name or not model or len(text.encode()) > LABEL_VALUE_BYTES_MAX or not text.isprintable():
+        problems.add(path, f'got "{text[:80]}", expected PROVIDER/MODEL such as openai/gpt-4o')
+        return None
+    if provider_name not in document.providers:
+        hint = closest(provider_name, document.providers)
+        problems.add(path, f'got "{text}", expected a provider of `providers` before the slash{hint}')
+        return None
+    provider = providers.get(provider_name)  # None: it has problems of its own.
+    return provider and Target(provider, model)
+
+
+def _keys(document: Document, problems: Problems) -> tuple[ConfiguredKey, ...]:
+    keys: list[ConfiguredKey] = []
+    for index, section in enumerate(document.keys):
+        path = ("keys", index)
+        key = _key(section, document)
+        if any(key.name == other.name for other in keys):
+            problems.add((*path, "name"), f'the name "{key.name}" is taken by another key')
+        if any(key.digest == other.digest for other in keys):
+            problems.add((*path, "key"), "is the same as that of another entry")
+        for label in sorted(OWN_LABELS & set(key.labels)):
+            problems.add((*path, "labels", label), "is a label that Spendfuse sets itself")
+        keys.append(key)
+    return tuple(keys)
+
+
+def _key(section: KeySection, document: Document) -> ConfiguredKey:
+    return ConfiguredKey(
+        name=section.name,
+        digest=hashlib.sha256(section.key.reveal().encode()).digest(),
+        labels=MappingProxyType(section.labels),
+        labels_from=tuple(dict.fromkeys(section.labels_from)),
+        new_subjects_per_hour=section.new_subjects or document.new_subjects,
+    )
+
+
+def _limit(name: str, section: LimitSection, document: Document, problems: Problems) -> Limit:
+    ((unit, amount),) = section.amounts.items()
+    match section.per:
+        case CalendarUnit():
+            period = Calendar(section.per, document.timezone)
+        case None:
+            period = Lifetime()
+        case _:
+            period = section.per
+    if isinstance(section.on_exceed, RouteTo) and section.on_exceed.model not in document.models:
+        hint = closest(section.on_exceed.model, document.models)
+        problems.add(
+            ("limits", name, "on_exceed"), f'got "{section.on_exceed.model}", expected a model of `models`{hint}'
+        )
+    return Limit(
+        name=name,
+        unit=unit,
+        amount=amount,
+        period=period,
+        each=tuple(section.each),
+        match=MappingProxyType({label: frozenset(values) for label, values in section.match.items()}),
+        require=section.require,
+        on_exceed=section.on_exceed,
+        fit=section.fit is not False,
+        estimate=section.estimate is True,
+        burst=section.burst,
+        min_output_tokens=section.min_output_tokens,
+        alert_at=tuple(sorted(set(section.alert_at))),
+    )
+
+
+def _check_deadline(document: Document, problems: Problems) -> None:
+    """The keeper charges a reservation after its deadline: never while its attempt may still run."""
+    totals = {name: section.timeouts.total for name, section in document.providers.items()}
+    longest = max(totals, key=lambda name: totals[name], default=None)
+    if longest is not None and document.reservation_deadline < totals[longest]:
+        problems.add(
+            ("reservation_deadline",),
+            f"got {Span(document.reservation_deadline)}, expected at least the longest total timeout, "
+            f"{Span(totals[longest])} of providers.{longest}.timeouts.total",
+        )

@@ -1,0 +1,72 @@
+"""What is wrong with a config, in one wording: file, key path, what was got, what is expected."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+from spendfuse.core.errors import ConfigInvalid
+
+Path = tuple[str | int, ...]
+"""Where a value stands: mapping keys and list indexes, from the top."""
+
+_SECRET_KEYS = frozenset({"api_key", "key"})
+
+
+class Problems:
+    """Collects problems, each with the line of the nearest value that the document has a line for."""
+
+    def __init__(self, source: str, lines: Mapping[Path, int]) -> None:
+        self._source = source
+        self._lines = lines
+        self._found: dict[str, int] = {}
+
+    def add(self, path: Path, what: str) -> None:
+        """Note a problem; the same one is noted once."""
+        line = next((self._lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self._lines), 0)
+        where = f"{self._source}: {path_text(path)}: " if path else f"{self._source}: "
+        self._found.setdefault(where + what + (f" (line {line})" if line else ""), line)
+
+    def raise_any(self) -> None:
+        """Raise what was found, in the order of the document.
+
+        Raises:
+            ConfigInvalid: there was a problem.
+        """
+        if self._found:
+            raise ConfigInvalid("\n".join(sorted(self._found, key=lambda text: self._found[text])))
+
+
+def path_text(path: Path) -> str:
+    """A path for people: `keys[0].labels`, `models."gpt-4.1".prices`."""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            plain = part and not set(part) & set(". []\"'")
+            text += ("." if text else "") + (part if plain else f'"{part}"')
+    return text
+
+
+def got(path: Path, value: object) -> str:
+    """What was found, for people; secrets are not shown, nor are containers, which may hold some."""
+    match value:
+        case None:
+            return "nothing"
+        case Mapping():
+            return "a mapping"
+        case list() | tuple():
+            return "a list"
+        case str() if path and path[-1] in _SECRET_KEYS:
+            return "a text (not shown)"
+        case str():
+            return f'"{value if len(value) <= 80 else value[:77] + "..."}"'
+        case bool():
+            return "true" if value else "false"
+        case _:
+            return str(value)
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """A hint at the known word that was probably meant: `; did you mean "per"?`, or nothing."""
+    near = difflib.get_close_matches(word.lower(), sorted(known), n=1, cutoff=0.6)
+    return f'; did you mean "{near[0]}"?' if near else ""

@@ -1,0 +1,268 @@
+"""The keys of a config and the type of each, as pydantic models.
+
+Nothing of pydantic leaves this package: `building` turns these models into the values of `values`. What each key means
+and its unit stand in `docs/reference/config.md`.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, ClassVar, Literal, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
+
+from spendfuse.config import scalars
+from spendfuse.config.secret import Secret
+from spendfuse.config.values import DialectName, LabelSource, OnDisconnect
+from spendfuse.core.limits import OnExceed, Unit
+from spendfuse.core.windows import CalendarUnit, Lifetime, Span
+
+_NUMBER = WithJsonSchema({"type": ["number", "string"]})
+_WHOLE = WithJsonSchema({"type": ["integer", "string"]})
+_TEXT = WithJsonSchema({"type": "string"})
+_DURATION = WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)$"})
+
+
+def _listed(value: object) -> object:
+    """One value where several may stand."""
+    return [value] if isinstance(value, str | int) else value
+
+
+def _filled(value: object) -> object:
+    """A section all of whose keys are commented out is an empty one."""
+    return {} if value is None else value
+
+
+def _filled_list(value: object) -> object:
+    return [] if value is None else value
+
+
+def _model(value: object) -> object:
+    """`name: provider/model` is short for a model with one target."""
+    return {"targets": [value]} if isinstance(value, str) else value
+
+
+Usd = Annotated[int, PlainValidator(scalars.dollars), _NUMBER]
+PerMillion = Annotated[int, PlainValidator(scalars.dollars_per_million_tokens), _NUMBER]
+PerRequest = Annotated[int, PlainValidator(scalars.dollars_per_request), _NUMBER]
+Count = Annotated[int, PlainValidator(scalars.count), _WHOLE]
+Positive = Annotated[int, PlainValidator(scalars.positive), _WHOLE]
+Percent = Annotated[int, PlainValidator(scalars.percent), WithJsonSchema({"type": ["integer", "string"]})]
+Flag = Annotated[bool, PlainValidator(scalars.flag), WithJsonSchema({"type": "boolean"})]
+Milliseconds = Annotated[int, PlainValidator(scalars.duration_ms), _DURATION]
+Bytes = Annotated[int, PlainValidator(scalars.size_bytes), _WHOLE]
+Name = Annotated[str, PlainValidator(scalars.name), _TEXT]
+Labelled = Annotated[str, PlainValidator(scalars.labelled), _TEXT]
+Text = Annotated[str, PlainValidator(scalars.text), _TEXT]
+SecretText = Annotated[Secret, PlainValidator(scalars.secret), _TEXT]
+Names = Annotated[list[Name], BeforeValidator(_listed)]
+LabelValues = Annotated[list[Labelled], BeforeValidator(_listed)]
+
+
+class Section(BaseModel):
+    """A mapping with known keys."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class PricesSection(Section):
+    """What one model costs."""
+
+    input: PerMillion
+    output: PerMillion
+    cache_read: PerMillion | None = None
+    cache_write: PerMillion | None = None
+    cache_write_1h: PerMillion | None = None
+    input_audio: PerMillion | None = None
+    cache_read_audio: PerMillion | None = None
+    output_audio: PerMillion | None = None
+    request: PerRequest = 0
+
+
+class TimeoutsSection(Section):
+    """How long an attempt may take."""
+
+    connect: Milliseconds = 10_000
+    first_byte: Milliseconds = 300_000
+    read: Milliseconds = 120_000
+    total: Milliseconds = 600_000
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "TimeoutsSection":
+        if min(self.connect, self.first_byte, self.read, self.total) == 0:
+            raise PydanticCustomError("rule", "every timeout must be above 0")
+        if max(self.connect, self.first_byte, self.read) > self.total:
+            raise PydanticCustomError("rule", "no timeout may exceed total")
+        return self
+
+
+class ProviderSection(Section):
+    """One provider."""
+
+    dialect: Text | None = None
+    base_url: Annotated[str, PlainValidator(scalars.base_url), _TEXT] | None = None
+    api_key: SecretText | None = None
+    prices: dict[str, PricesSection] = Field(default_factory=dict[str, PricesSection])
+    allow_free: Flag = False
+    timeouts: Annotated[TimeoutsSection, BeforeValidator(_filled)] = TimeoutsSection()
+    cap_field: Literal["max_tokens", "max_completion_tokens"] | None = None
+    stream_options: Flag | None = None
+    context_window: Positive | None = None
+    output_tokens_max: Positive | None = None
+    output_tokens_per_s_max: Positive | None = None
+
+
+class ModelSection(Section):
+    """One public model."""
+
+    targets: list[Text]
+    strategy: Text | None = None
+    prices: PricesSection | None = None
+    min_output_tokens: Positive | None = None
+    context_window: Positive | None = None
+    output_tokens_max: Positive | None = None
+    output_tokens_per_s_max: Positive | None = None
+    reference_tokens: Positive | None = None
+
+
+class KeySection(Section):
+    """One client key."""
+
+    name: Name
+    key: SecretText
+    labels: dict[Name, Labelled] = Field(default_factory=dict[str, str])
+    labels_from: Annotated[list[LabelSource], BeforeValidator(_listed)] = [LabelSource.HEADERS, LabelSource.BODY]
+    new_subjects: Positive | None = None
+
+
+class LimitSection(Section):
+    """One limit."""
+
+    usd: Usd | None = None
+    tokens: Count | None = None
+    input_tokens: Count | None = None
+    output_tokens: Count | None = None
+    requests: Count | None = None
+    concurrent: Count | None = None
+    per: Annotated[CalendarUnit | Span | Lifetime, PlainValidator(scalars.period), _TEXT] | None = None
+    each: Names = []
+    match: dict[Name, LabelValues] = Field(default_factory=dict[str, list[str]])
+    require: Flag = False
+    on_exceed: Annotated[
+        OnExceed,
+        PlainValidator(scalars.on_exceed),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"enum": ["reject", "shadow"]},
+                    {"type": "object", "properties": {"route_to": {"type": "string"}}, "additionalProperties": False},
+                ]
+            }
+        ),
+    ] = scalars.REJECT
+    fit: Flag | None = None
+    estimate: Flag | None = None
+    burst: Positive | None = None
+    min_output_tokens: Positive | None = None
+    alert_at: Annotated[list[Percent], BeforeValidator(_listed)] = [50, 80, 100]
+
+    @property
+    def amounts(self) -> dict[Unit, int]:
+        """The units that have an amount; a valid limit has one."""
+        amounts = {unit: cast("int | None", getattr(self, unit.value)) for unit in Unit}
+        return {unit: amount for unit, amount in amounts.items() if amount is not None}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "LimitSection":
+        broken = self._broken_rule()
+        if broken:
+            raise PydanticCustomError("rule", "{what}", {"what": broken})
+        return self
+
+    def _broken_rule(self) -> str | None:
+        if len(self.amounts) != 1:
+            got = " and ".join(unit.value for unit in self.amounts) or "none"
+            return f"got {got}, expected exactly one of {', '.join(Unit)}"
+        (unit,) = self.amounts
+        if unit is Unit.CONCURRENT and self.per is not None:
+            return "concurrent counts calls in flight and takes no per"
+        if unit is not Unit.CONCURRENT and self.per is None:
+            return f"per is missing, expected {scalars.PERIODS}"
+        if self.burst is not None and not (unit is Unit.REQUESTS and isinstance(self.per, Span)):
+            return "burst is for requests per span (second, minute, hour, 5m) only"
+        for key in ("fit", "estimate", "min_output_tokens"):
+            if getattr(self, key) is not None and not unit.is_consumable:
+                return f"{key} is for limits of money and tokens only"
+        if len(set(self.each)) < len(self.each):
+            return "each names a label twice"
+        if self.require and not self.each:
+            return "require needs each: the labels that a call must have"
+        return None
+
+
+class Document(Section):
+    """A whole config."""
+
+    store: Text = "sqlite:///spendfuse.db"
+    timezone: Annotated[str, PlainValidator(scalars.timezone), _TEXT] = "UTC"
+    reservation_deadline: Milliseconds = 600_000
+    busy_wait: Milliseconds = 2_000
+    min_output_tokens: Positive = 256
+    output_tokens_default: Positive = 4_096
+    output_tokens_per_s_max: Positive = 1_000
+    n_max: Positive = 8
+    body_bytes_max: Bytes = 32 * 2**20
+    new_subjects: Positive = 1_000
+    trusted_proxies: Annotated[
+        list[Annotated[IPv4Network | IPv6Network, PlainValidator(scalars.network), _TEXT]], BeforeValidator(_listed)
+    ] = []
+    cut_tail: Milliseconds = 1_000
+    on_disconnect: OnDisconnect = OnDisconnect.CANCEL
+    providers: Annotated[dict[Name, ProviderSection], BeforeValidator(_filled)] = Field(
+        default_factory=dict[str, ProviderSection]
+    )
+    models: Annotated[dict[Labelled, Annotated[ModelSection, BeforeValidator(_model)]], BeforeValidator(_filled)] = (
+        Field(default_factory=dict[str, ModelSection])
+    )
+    keys: Annotated[list[KeySection], BeforeValidator(_filled_list)] = []
+    limits: Annotated[dict[Name, LimitSection], BeforeValidator(_filled)] = Field(
+        default_factory=dict[str, LimitSection]
+    )
+
+
+DIALECTS_LATER = ("anthropic",)
+SECTIONS_LATER = ("breakers", "alerts")
+"""What DESIGN has and this version does not serve yet: named, so that an error can say so."""
+assert not set(DIALECTS_LATER) & set(DialectName)
+
+
+@cache
+def json_schema() -> dict[str, object]:
+    """The JSON Schema of a config, for editors."""
+    schema = Document.model_json_schema()
+    models = schema["properties"]["models"]
+    models["additionalProperties"] = {"anyOf": [{"type": "string"}, models["additionalProperties"]]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Spendfuse config"}
+
+
+def keys_known_at(path: tuple[str | int, ...]) -> frozenset[str]:
+    """The keys that may stand in the section at a path; empty where any may."""
+    schema = json_schema()
+    definitions = cast("dict[str, dict[str, object]]", schema["$defs"])
+
+    def resolved(node: Mapping[str, object]) -> Mapping[str, object]:
+        for one in cast("list[Mapping[str, object]]", node.get("anyOf", [])):
+            if "$ref" in one:
+                node = one
+        reference = node.get("$ref")
+        return definitions[str(reference).rsplit("/", 1)[1]] if reference else node
+
+    node: Mapping[str, object] = schema
+    for part in path:
+        properties = cast("Mapping[str, Mapping[str, object]]", node.get("properties", {}))
+        inner = node.get("items") if isinstance(part, int) else properties.get(part, node.get("additionalProperties"))
+        if not isinstance(inner, Mapping):
+            return frozenset()
+        node = resolved(cast("Mapping[str, object]", inner))
+    return frozenset(cast("Mapping[str, object]", node.get("properties", {})))

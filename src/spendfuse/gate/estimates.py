@@ -1,0 +1,103 @@
+"""From a call to what is asked of the ledger: its quote, and the output caps it can do with.
+
+The first estimate takes the bytes of the text as its tokens, which costs nothing. Tokens are counted only when that does
+not fit, and only where the model's own vocabulary is at hand.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from spendfuse.core.calls import Call
+from spendfuse.core.decisions import Refused, Shortfall
+from spendfuse.core.labels import Labels
+from spendfuse.core.limits import Limit, Unit
+from spendfuse.core.quotes import CapRange, Quote
+from spendfuse.core.refusals import Deny
+from spendfuse.gate.learned import LearnedCaps
+from spendfuse.gate.routes import Route
+
+USEFUL_REASONING_TOKENS = 4_096
+USEFUL_STRUCTURED_TOKENS = 1_024
+"""A schema cut short, or thinking cut short, is money for nothing: such a call needs at least this, or its own cap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a call asks of the ledger. `sends_cap` is False for a free target that no token limit covers."""
+
+    call: Call
+    route: Route
+    labels: Labels
+    quote: Quote
+    caps: CapRange
+    can_count: bool
+    sends_cap: bool
+
+
+class Estimator:
+    """Makes estimates under one config."""
+
+    def __init__(self, limits: Sequence[Limit], *, min_output_tokens: int, output_tokens_default: int) -> None:
+        self._token_limits = tuple(one for one in limits if one.unit in (Unit.TOKENS, Unit.OUTPUT_TOKENS))
+        self._with_minimum = tuple(one for one in limits if one.min_output_tokens is not None)
+        self._min_output_tokens = min_output_tokens
+        self._output_tokens_default = output_tokens_default
+        self._learned = LearnedCaps()
+
+    async def rough(self, call: Call, route: Route, labels: Labels) -> Estimate | Deny:
+        """An estimate by bytes; by tokens where the bytes alone would leave no room for an answer in the window."""
+        quote = route.quote(call, counted=False)
+        if isinstance(quote, Deny):
+            return quote
+        can_count = route.can_count(call)
+        estimate = Estimate(call, route, labels, quote, _NO_OUTPUT, can_count, sends_cap=False)
+        if not call.has_output or (route.is_free and not any(one.covers(labels) for one in self._token_limits)):
+            return estimate
+        caps = self._caps(estimate)
+        if caps.wanted <= caps.useful and can_count:
+            return await self.counted(replace(estimate, sends_cap=True))
+        return replace(estimate, caps=caps, sends_cap=True)
+
+    async def counted(self, estimate: Estimate) -> Estimate:
+        """The estimate with its tokens counted, in a thread: loading the vocabulary and long texts take a while."""
+        quote = await asyncio.to_thread(estimate.route.quote, estimate.call, counted=True)
+        if isinstance(quote, Deny):
+            return replace(estimate, can_count=False)
+        counted = replace(estimate, quote=quote, can_count=False)
+        return replace(counted, caps=self._caps(counted)) if estimate.sends_cap else counted
+
+    def counting_may_help(self, estimate: Estimate, refused: Refused) -> bool:
+        """Whether fewer input tokens could change a refusal: not when the least output alone does not fit, nor a rate."""
+        if not estimate.can_count or refused.shortfall is Shortfall.RATE:
+            return False
+        quote = replace(estimate.quote, input_tokens=0, fixed_picos=0)
+        least = quote.at(estimate.caps.useful)
+        return all(
+            reason.limit.unit.is_consumable and least.of(reason.limit.unit) <= reason.amount - reason.settled
+            for reason in refused.reasons
+        )
+
+    def observe(self, estimate: Estimate, output_tokens: int) -> None:
+        """Learn from an answer's output, in tokens for each choice."""
+        if estimate.call.has_output:
+            self._learned.observe(estimate.route.name, estimate.labels.get("feature", ""), output_tokens)
+
+    def _caps(self, estimate: Estimate) -> CapRange:
+        call, route = estimate.call, estimate.route
+        wanted = route.cap_wanted(call, estimate.quote.input_tokens, self._output_tokens_default)
+        learned = self._learned.cap(route.name, estimate.labels.get("feature", ""))
+        useful = min(wanted, self._useful(estimate, learned) + call.thinking_tokens)
+        modest = None if call.cap is not None else max(useful, min(wanted, learned))
+        return CapRange(wanted, useful, modest)
+
+    def _useful(self, estimate: Estimate, learned: int) -> int:
+        if estimate.route.reasons:
+            return max(learned, USEFUL_REASONING_TOKENS)
+        if estimate.call.is_structured:
+            return max(learned, USEFUL_STRUCTURED_TOKENS)
+        of_limits = [one.min_output_tokens or 0 for one in self._with_minimum if one.covers(estimate.labels)]
+        return max(of_limits, default=estimate.route.min_output_tokens or self._min_output_tokens)
+
+
+_NO_OUTPUT = CapRange(0, 0)

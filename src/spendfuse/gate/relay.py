@@ -1,0 +1,236 @@
+"""One attempt at an upstream: send, relay what comes back, and learn what the reservation has to be ended at.
+
+Bytes go to the client as they came; reading the upstream waits for the client, so neither is outrun. Whatever interrupts
+the attempt, leaving it closes the upstream's connection, and the reservation is ended by the policy of
+`gate.endings`.
+"""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from spendfuse.clock import Clock
+from spendfuse.core.calls import Call
+from spendfuse.core.money import format_usd
+from spendfuse.core.refusals import Code, Deny
+from spendfuse.core.reservations import Charge, reservation_text
+from spendfuse.core.usage import Exact, Usage
+from spendfuse.gate.endings import (
+    VOID_STATUSES,
+    Seen,
+    charge_seen,
+    charge_unknown,
+    tail_tokens,
+)
+from spendfuse.gate.requests import Downstream
+from spendfuse.gate.reservations import OpenReservation
+from spendfuse.gate.routes import Route
+from spendfuse.upstream.client import (
+    FateUnknown,
+    NeverSent,
+    UpstreamClient,
+    UpstreamRequest,
+    UpstreamResponse,
+    UpstreamTimeout,
+)
+from spendfuse.wire.dialect import Answer, Dialect, StreamMeter, Visible
+
+logger = logging.getLogger("spendfuse.gate")
+
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+"""A whole answer is held in memory to learn its cost before it goes out; a larger one is refused and charged."""
+RECHECK_TOKENS_MIN = 64
+SUSPECT_BYTES_PER_TOKEN = 4
+"""Visible bytes per reserved token from which a stream's tokens are counted: ordinary text has about as many."""
+EXTENSION_TOKENS = 256
+"""How much further an outrun reservation is extended at a time, for each choice."""
+_DROPPED_HEADERS = frozenset(
+    {
+        "connection", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "transfer-encoding",
+        "upgrade", "content-length", "content-encoding", "set-cookie", "date", "server", "alt-svc",
+        "strict-transport-security",
+    }
+)  # fmt: skip
+"""Of one connection only, or about the provider's own site."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One call at one target, under one open reservation."""
+
+    call: Call
+    dialect: Dialect
+    route: Route
+    reservation: OpenReservation
+    down: Downstream
+    client: UpstreamClient
+    clock: Clock
+    headers: tuple[tuple[str, str], ...]
+    """Our own headers of the answer."""
+    deadline_s: float
+    observe_output: Callable[[int], None]
+    _sent_at_s: float = field(default=0.0, init=False)
+    _first_byte_at_s: float = field(default=0.0, init=False)
+
+    async def run(self, request: UpstreamRequest) -> Deny | None:
+        """Carry the call out; a `Deny` is for the client when nothing was sent to it yet.
+
+        On return, and on any exception, cancellation included, the reservation has been ended.
+        """
+        self._sent_at_s = self.clock.monotonic_s()
+        try:
+            async with self.client.post(request) as response:
+                cut_stream = await self._relay(response)
+            # Only now, so that the provider stops before a slow client is waited for.
+            if cut_stream is not None:
+                await self._send_cut(cut_stream)
+            return None
+        except NeverSent as error:
+            self.reservation.void()
+            return Deny(Code.UPSTREAM_UNREACHABLE, f"The provider could not be reached: {error}. Nothing was charged.")
+        except UpstreamTimeout as error:
+            return Deny(Code.UPSTREAM_TIMEOUT, f"The provider did not answer in time: {error}.{self._charged_text()}")
+        except FateUnknown as error:
+            return Deny(Code.UPSTREAM_FAILED, f"The provider's connection broke: {error}.{self._charged_text()}")
+        finally:
+            if not self.reservation.is_ended:
+                self.reservation.settle(self._charge_unknown())
+
+    def _charged_text(self) -> str:
+        if self.reservation.is_ended:
+            return ""
+        return f" Its outcome is unknown, so it is charged at up to ${format_usd(self._charge_unknown().cost)}."
+
+    async def _relay(self, response: UpstreamResponse) -> StreamMeter | None:
+        """Relay an answer; returns the meter of a stream that has to be cut."""
+        self._first_byte_at_s = self.clock.monotonic_s()
+        if response.status >= 400:
+            await self._relay_error(response)
+        elif self.call.stream and response.headers.get("content-type", "").startswith("text/event-stream"):
+            return await self._relay_stream(response)
+        else:
+            await self._relay_whole(response)
+        return None
+
+    async def _relay_error(self, response: UpstreamResponse) -> None:
+        if response.status in VOID_STATUSES:
+            self.reservation.void()
+        body = await response.read(ANSWER_BYTES_MAX)
+        await self.down.answer(Answer(response.status, (*self.headers, *_passed_headers(response)), body))
+
+    async def _relay_whole(self, response: UpstreamResponse) -> None:
+        body = await response.read(ANSWER_BYTES_MAX)
+        metered = self.dialect.metered(body)
+        charge = self._charge_exact(metered.usage) if isinstance(metered, Exact) else self._charge_unknown()
+        self.reservation.settle(charge)
+        cost = ("x-spendfuse-cost-usd", format_usd(charge.cost))
+        await self.down.answer(Answer(response.status, (*self.headers, cost, *_passed_headers(response)), body))
+
+    async def _relay_stream(self, response: UpstreamResponse) -> StreamMeter | None:
+        meter = self.dialect.stream_meter(self.call)
+        try:
+            await self.down.start(response.status, (*self.headers, *_passed_headers(response)))
+            if not await self._pump(response, meter):
+                return meter
+            await self.down.finish()
+        except FateUnknown as error:
+            logger.warning("stream_broken reservation_id=%s error=%s", reservation_text(self.reservation.id), error)
+            # Nothing well-formed: the client must see a broken stream as broken.
+            await self.down.abort()
+        finally:
+            self._settle_stream(meter)
+        return None
+
+    async def _pump(self, response: UpstreamResponse, meter: StreamMeter) -> bool:
+        """Relay to the upstream's end; False when the stream has outrun a reservation that can't be extended."""
+        watch = OutrunWatch(self.route, self.reservation, meter.visible, self.deadline_s)
+        extend_at_s = self._sent_at_s + self.deadline_s / 3
+        async for chunk in response.chunks():
+            relayed = meter.feed(chunk)
+            if watch.is_suspect() and await watch.has_outrun():
+                return False
+            if relayed:
+                await self.down.send(relayed)
+            if self.clock.monotonic_s() > extend_at_s:
+                await self.reservation.extend(cap=self.reservation.held.cap, deadline_s=self.deadline_s)
+                extend_at_s = self.clock.monotonic_s() + self.deadline_s / 3
+        rest = meter.finish()
+        if rest:
+            await self.down.send(rest)
+        return True
+
+    async def _send_cut(self, meter: StreamMeter) -> None:
+        held = self.reservation.held
+        seen_tokens = await asyncio.to_thread(self.route.count_at_least, meter.visible.texts)
+        await self.down.send(meter.cut(Usage(held.quote.input_tokens, max(seen_tokens, held.output_tokens))))
+        await self.down.finish()
+
+    def _charge_exact(self, usage: Usage) -> Charge:
+        self.observe_output(usage.output_tokens // self.reservation.held.quote.choices)
+        return Charge(usage, self.route.charge(usage))
+
+    def _charge_unknown(self) -> Charge:
+        return charge_unknown(
+            self.reservation.held,
+            elapsed_s=self.clock.monotonic_s() - self._sent_at_s,
+            output_tokens_per_s_max=self.route.output_tokens_per_s_max,
+        )
+
+    def _settle_stream(self, meter: StreamMeter) -> None:
+        if meter.usage is not None:
+            self.reservation.settle(self._charge_exact(meter.usage))
+        elif meter.visible.has_hidden or self.route.reasons:
+            self.reservation.settle(self._charge_unknown())
+        else:
+            tail_s = 0.0 if meter.is_complete else self.route.cut_tail_s
+            streamed_s = self.clock.monotonic_s() - self._first_byte_at_s
+            held, texts, route = self.reservation.held, meter.visible.texts, self.route
+
+            def charge() -> Charge:
+                seen = Seen(route.count_at_least(texts), route.count_at_most(texts))
+                tail = tail_tokens(seen_tokens=seen.at_most, streamed_s=streamed_s, tail_s=tail_s)
+                return charge_seen(held, seen, tail_tokens=tail)
+
+            self.reservation.settle(charge)
+
+
+class OutrunWatch:
+    """Notices a stream that goes past its reservation, because its target ignores the cap.
+
+    Tokens are counted only once a stream is suspect, and then again only when it can have outrun since.
+    """
+
+    def __init__(self, route: Route, reservation: OpenReservation, visible: Visible, deadline_s: float) -> None:
+        self._route = route
+        self._reservation = reservation
+        self._visible = visible
+        self._deadline_s = deadline_s
+        output_tokens = reservation.held.output_tokens
+        # A reservation without output holds nothing that could be outrun: its target is free, and no limit counts.
+        self._deltas_max = output_tokens or sys.maxsize
+        self._bytes_max = output_tokens * SUSPECT_BYTES_PER_TOKEN or sys.maxsize
+
+    def is_suspect(self) -> bool:
+        """Whether it is worth counting."""
+        return self._visible.text_bytes > self._bytes_max or self._visible.deltas > self._deltas_max
+
+    async def has_outrun(self) -> bool:
+        """Count; extend the reservation when it was outrun. True when the stream has to be cut."""
+        seen_tokens = await asyncio.to_thread(self._route.count_at_least, self._visible.texts)
+        held = self._reservation.held
+        if seen_tokens > held.output_tokens:
+            cap = -(-seen_tokens // held.quote.choices) + EXTENSION_TOKENS
+            if not await self._reservation.extend(cap=cap, deadline_s=self._deadline_s):
+                logger.warning("stream_cut reservation_id=%s", reservation_text(self._reservation.id))
+                return True
+        room_tokens = max(RECHECK_TOKENS_MIN, self._reservation.held.output_tokens - seen_tokens)
+        # A token has at least a byte, and a delta at least a token.
+        self._bytes_max = self._visible.text_bytes + room_tokens
+        self._deltas_max = self._visible.deltas + room_tokens
+        return False
+
+
+def _passed_headers(response: UpstreamResponse) -> tuple[tuple[str, str], ...]:
+    return tuple((name, value) for name, value in response.headers.items() if name.lower() not in _DROPPED_HEADERS)

@@ -1,0 +1,130 @@
+"""Reservations while the gate owns them: each is ended exactly once, behind the answer, whatever happens to the call.
+
+Failure policy: closed. A settle or void that the store does not take is repeated with the same id until the process
+drains; a reservation that still is open then is charged at its quote by the keeper of another process, or of the next
+one. Nothing is ever given back without proof.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from spendfuse.clock import Clock
+from spendfuse.core.errors import LedgerUnavailable
+from spendfuse.core.money import format_usd
+from spendfuse.core.reservations import Charge, Entry, ReservationId, reservation_text
+from spendfuse.gate.endings import Held
+from spendfuse.ledger.store import Ledger
+
+logger = logging.getLogger("spendfuse.gate")
+_RETRY_S_FIRST, _RETRY_S_MAX = 0.05, 2.0
+
+
+@dataclass(slots=True)
+class OpenReservation:
+    """One reservation held by this process. Exactly one of `settle` and `void` takes effect; a second is a bug."""
+
+    id: ReservationId
+    held: Held
+    reserved_at_s: float
+    """Monotonic."""
+    _endings: "Endings" = field(repr=False)
+    is_ended: bool = False
+
+    def settle(self, charge: Charge | Callable[[], Charge]) -> None:
+        """End it at a charge. Returns at once; the ledger's transaction runs on behind, safe from cancellation.
+
+        A charge that takes long to work out (tokens to count) comes as a function, which is called in a thread.
+        """
+        self._end()
+        self._endings.run(self.id, self._endings.settle(self.id, charge))
+
+    def void(self) -> None:
+        """End it as never billed, likewise."""
+        self._end()
+        self._endings.run(self.id, self._endings.void(self.id))
+
+    def _end(self) -> None:
+        assert not self.is_ended, "a reservation ends once"
+        self.is_ended = True
+
+    async def extend(self, *, cap: int, deadline_s: float) -> bool:
+        """Try to raise it to a cap and move its deadline; False when it stays as it was."""
+        try:
+            extended = await self._endings.ledger.extend(self.id, quote=self.held.quote, cap=cap, deadline_s=deadline_s)
+        except LedgerUnavailable:
+            return False
+        if extended and cap > self.held.cap:
+            self.held = Held(self.held.quote, cap)
+        return extended
+
+
+class Endings:
+    """Runs the ends of reservations as tasks of their own, keeps them, and waits for them when the process drains."""
+
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+        self.ledger = ledger
+        self._clock = clock
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._draining = False
+
+    def opened(self, reservation_id: ReservationId, held: Held) -> OpenReservation:
+        """Take over a reservation that the ledger has admitted."""
+        return OpenReservation(reservation_id, held, self._clock.monotonic_s(), self)
+
+    def run(self, reservation_id: ReservationId, ending: Coroutine[Any, Any, Entry]) -> None:
+        """Start an ending and keep it."""
+        task = asyncio.create_task(self._finish(ending), name=f"end {reservation_id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def settle(self, reservation_id: ReservationId, charge: Charge | Callable[[], Charge]) -> Entry:
+        """Settle, repeating with the same id while the store is away."""
+        if not isinstance(charge, Charge):
+            charge = await asyncio.to_thread(charge)
+        wait_s = _RETRY_S_FIRST
+        while True:
+            try:
+                return await self.ledger.settle(reservation_id, charge)
+            except LedgerUnavailable as error:
+                wait_s = await self._pause(wait_s, reservation_id, error)
+
+    async def void(self, reservation_id: ReservationId) -> Entry:
+        """Void, likewise."""
+        wait_s = _RETRY_S_FIRST
+        while True:
+            try:
+                return await self.ledger.void(reservation_id)
+            except LedgerUnavailable as error:
+                wait_s = await self._pause(wait_s, reservation_id, error)
+
+    async def _pause(self, wait_s: float, reservation_id: ReservationId, error: LedgerUnavailable) -> float:
+        if self._draining:
+            raise error
+        logger.warning("ending_postponed reservation_id=%s error=%s", reservation_text(reservation_id), error)
+        await asyncio.sleep(wait_s)
+        return min(wait_s * 2, _RETRY_S_MAX)
+
+    async def _finish(self, ending: Coroutine[Any, Any, Entry]) -> None:
+        try:
+            entry = await ending
+        except LedgerUnavailable as error:
+            logger.error("ending_left_to_keeper error=%s", error)
+            return
+        if entry.overrun_cost > 0:
+            logger.error(
+                "overrun_recorded reservation_id=%s held_usd=%s charged_usd=%s",
+                reservation_text(entry.reservation_id),
+                format_usd(entry.held.cost),
+                format_usd(entry.amounts.cost),
+            )
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait for all endings; those that the store has not taken by then are left to the keeper."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_s)
+        self._draining = True
+        for task in self._tasks:
+            task.cancel()

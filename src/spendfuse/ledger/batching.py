@@ -1,0 +1,307 @@
+"""The ledger as its callers see it, over an engine that runs batches: group commit, waiting, cancellation.
+
+While one batch commits, the next one gathers; nothing ever sleeps to fill a batch. In a batch whatever frees room comes
+first, then those who wait for room, then new reserves.
+
+Failure policy: closed. A batch that fails is repeated operation by operation, so that a poisoned one fails alone; every
+verb is idempotent, so repeating one whose commit was in doubt is safe. A caller whose operation has no outcome within
+`timeout_s` gets `LedgerUnavailable`, wherever the store hangs; should its reserve be admitted after all, it is voided.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+
+from spendfuse.core.decisions import Admitted, Fit, Refused
+from spendfuse.core.errors import LedgerClosed, LedgerError, LedgerUnavailable
+from spendfuse.core.quotes import Quote
+from spendfuse.core.reservations import Charge, Entry, ReservationId, reservation_text
+from spendfuse.ledger.operations import (
+    AddKey,
+    CountRefusals,
+    Engine,
+    ExpireDue,
+    Extend,
+    Operation,
+    Outcome,
+    Reserve,
+    RevokeKey,
+    SetAmount,
+    Settle,
+    Void,
+)
+from spendfuse.ledger.store import BalanceLine, Demand, KeyRecord, Mismatch, RefusalCount, SpendRow
+from spendfuse.ledger.waiting import Pending, WaitingRoom
+
+BATCH_MAX = 512
+QUEUE_MAX = 10_000
+STORE_TIMEOUT_S = 5.0
+WAITERS_RETRY_S = 0.04
+"""How often waiters are tried for what other processes freed; two of these stay within 100 ms."""
+
+_log = logging.getLogger(__name__)
+
+_Batch = list[tuple[Pending, Operation]]
+
+
+class BatchingLedger:
+    """A `Ledger` over an engine. Bound to the event loop in which it was made; `start` must be called once."""
+
+    def __init__(self, engine: Engine, *, timeout_s: float = STORE_TIMEOUT_S) -> None:
+        self._engine = engine
+        self._timeout_s = timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._freeing: deque[Pending] = deque()
+        self._reserves: deque[Pending] = deque()
+        self._room = WaitingRoom()
+        self._batch: _Batch = []
+        self._waiters_tried_at = 0.0
+        self._retry_timer: asyncio.TimerHandle | None = None
+        self._work = asyncio.Event()
+        self._is_closing = False
+        self._pump_task: asyncio.Task[None] | None = None
+        self._keys_revision = 0
+
+    def start(self) -> None:
+        """Begin to run batches."""
+        self._pump_task = self._loop.create_task(self._pump(), name="ledger-pump")
+
+    @property
+    def owner_id(self) -> int:
+        """See `Ledger`."""
+        return self._engine.owner_id
+
+    async def reserve(self, demand: Demand, *, wait_s: float = 0.0) -> Admitted | Refused:
+        """See `Ledger`."""
+        may_wait_s = 0.0 if demand.fit is Fit.WHOLE else wait_s
+        outcome = await self._submit(self._reserves, Reserve(demand), may_wait_s)
+        assert isinstance(outcome, Admitted | Refused)
+        return outcome
+
+    async def extend(self, reservation_id: ReservationId, *, quote: Quote, cap: int, deadline_s: float) -> bool:
+        """See `Ledger`."""
+        return await self._submit(self._freeing, Extend(reservation_id, quote, cap, deadline_s)) is True
+
+    async def settle(self, reservation_id: ReservationId, charge: Charge) -> Entry:
+        """See `Ledger`."""
+        if charge.cost < 0:
+            raise ValueError(f"a charge must not be negative, got {charge.cost} nano-dollars")
+        outcome = await self._submit(self._freeing, Settle(reservation_id, charge))
+        assert isinstance(outcome, Entry)
+        return outcome
+
+    async def void(self, reservation_id: ReservationId) -> Entry:
+        """See `Ledger`."""
+        outcome = await self._submit(self._freeing, Void(reservation_id))
+        assert isinstance(outcome, Entry)
+        return outcome
+
+    async def expire_due(self) -> Sequence[Entry]:
+        """See `Ledger`."""
+        outcome = await self._submit(self._freeing, ExpireDue())
+        assert isinstance(outcome, tuple)
+        return outcome
+
+    async def count_refusals(self, counts: Sequence[RefusalCount]) -> None:
+        """See `Ledger`."""
+        if counts:
+            await self._submit(self._freeing, CountRefusals(tuple(counts)))
+
+    async def balances(self, limit_name: str | None = None) -> Sequence[BalanceLine]:
+        """See `Ledger`."""
+        return await self._open_engine().balances(limit_name)
+
+    async def set_amount(self, limit_name: str, subject: str, amount: int | None) -> None:
+        """See `Ledger`."""
+        if amount is not None and amount < 0:
+            raise ValueError(f"an amount must not be negative, got {amount}")
+        await self._submit(self._freeing, SetAmount(limit_name, subject, amount))
+
+    async def audit(self) -> Sequence[Mismatch]:
+        """See `Ledger`."""
+        return await self._open_engine().audit()
+
+    async def spend(self, label: str, *, since_ms: int, until_ms: int | None = None) -> Sequence[SpendRow]:
+        """See `Ledger`."""
+        return await self._open_engine().spend(label, since_ms=since_ms, until_ms=until_ms)
+
+    async def keys(self) -> Sequence[KeyRecord]:
+        """See `Ledger`."""
+        return await self._open_engine().keys()
+
+    async def add_key(self, record: KeyRecord) -> None:
+        """See `Ledger`."""
+        await self._submit(self._freeing, AddKey(record))
+
+    async def revoke_key(self, name: str) -> bool:
+        """See `Ledger`."""
+        return await self._submit(self._freeing, RevokeKey(name)) is True
+
+    async def keys_changed(self) -> bool:
+        """See `Ledger`."""
+        before, self._keys_revision = self._keys_revision, await self._open_engine().keys_revision()
+        return self._keys_revision != before
+
+    async def close(self) -> None:
+        """See `Ledger`. What was submitted before is committed first; who waits for room is sent away."""
+        if self._is_closing:
+            return
+        self._is_closing = True
+        for pending in self._room.empty():
+            self._resolve(pending, _closed())
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+        self._work.set()
+        if self._pump_task is not None and not (await asyncio.wait({self._pump_task}, timeout=self._timeout_s))[0]:
+            self._pump_task.cancel()
+            raise LedgerUnavailable("the store hangs; what this process holds expires once the process has ended")
+        await self._engine.close()
+
+    def _open_engine(self) -> Engine:
+        if self._is_closing:
+            raise _closed()
+        return self._engine
+
+    async def _submit(self, queue: deque[Pending], operation: Operation, wait_s: float = 0.0) -> Outcome:
+        if self._is_closing:
+            raise _closed()
+        if len(queue) >= QUEUE_MAX:
+            raise LedgerUnavailable(f"{QUEUE_MAX} operations wait for the store already")
+        loop = self._loop
+        pending = Pending(operation, loop.create_future(), loop.time() + self._timeout_s, wait_s)
+        queue.append(pending)
+        self._work.set()
+        return await pending.future
+
+    async def _pump(self) -> None:
+        """Run batches until the ledger closes and nothing is left to do."""
+        while True:
+            self._work.clear()
+            self._batch = self._gather()
+            if self._batch:
+                await self._run_batch()
+            elif self._is_closing:
+                return
+            else:
+                await self._work.wait()
+
+    def _gather(self) -> _Batch:
+        """The next batch: what frees room, who waits for room, new reserves."""
+        batch: _Batch = []
+        _take(self._freeing, batch)
+        if len(self._room) and (batch or self._loop.time() - self._waiters_tried_at >= WAITERS_RETRY_S):
+            self._waiters_tried_at = self._loop.time()
+            for waiter in list(self._room.next_tries()):
+                if waiter.is_over:
+                    self._dismiss(waiter)
+                elif len(batch) < BATCH_MAX:
+                    waiter.deadline = self._loop.time() + self._timeout_s
+                    batch.append((waiter, waiter.operation))
+        _take(self._reserves, batch)
+        return batch
+
+    async def _run_batch(self) -> None:
+        running = asyncio.ensure_future(self._outcomes([operation for _, operation in self._batch]))
+        while not (await asyncio.wait({running}, timeout=self._timeout_s / 10))[0]:
+            self._fail_overdue()
+        for (pending, operation), outcome in zip(self._batch, running.result(), strict=True):
+            self._deliver(pending, operation, outcome)
+        self._batch = []
+        self._schedule_retry()
+
+    async def _outcomes(self, operations: list[Operation]) -> Sequence[Outcome]:
+        try:
+            return await self._engine.run(operations)
+        except LedgerUnavailable as error:
+            return [error] * len(operations)
+        except Exception as error:  # noqa: BLE001 - whatever it was, it must neither end the pump nor fail the others
+            if len(operations) == 1:
+                return [LedgerError(f"the ledger could not run {type(operations[0]).__name__}: {error!r}")]
+            return [outcome for operation in operations for outcome in await self._outcomes([operation])]
+
+    def _deliver(self, pending: Pending, operation: Operation, outcome: Outcome) -> None:
+        if pending.is_over:
+            self._dismiss(pending)
+            if isinstance(outcome, Admitted) and isinstance(operation, Reserve):
+                self._void_unclaimed(operation.reservation_id)
+            return
+        if isinstance(outcome, Refused) and outcome.can_wait:
+            if operation is not pending.operation:
+                return  # Its last try, at whatever is free, is queued already.
+            if pending.wait_s > 0 and not self._is_closing and self._room.admit(pending, outcome):
+                if pending.timer is None:
+                    pending.timer = self._loop.call_later(pending.wait_s, self._try_last, pending)
+                return
+        self._resolve(pending, outcome)
+
+    def _resolve(self, pending: Pending, outcome: Outcome) -> None:
+        self._dismiss(pending)
+        if pending.is_over:
+            return
+        if isinstance(outcome, LedgerError):
+            pending.future.set_exception(outcome)
+        else:
+            pending.future.set_result(outcome)
+
+    def _dismiss(self, pending: Pending) -> None:
+        if pending.timer is not None:
+            pending.timer.cancel()
+        self._room.dismiss(pending)
+
+    def _try_last(self, pending: Pending) -> None:
+        """The waiting is over: take whatever useful cap is free, ahead of the calls that came later."""
+        self._room.dismiss(pending)
+        if pending.is_over:
+            return
+        assert isinstance(pending.operation, Reserve)
+        pending.operation = Reserve(replace(pending.operation.demand, fit=Fit.FREE))
+        pending.wait_s = 0.0
+        pending.deadline = self._loop.time() + self._timeout_s
+        self._reserves.appendleft(pending)
+        self._work.set()
+
+    def _schedule_retry(self) -> None:
+        """While somebody waits, look regularly for what other processes freed or time brought."""
+        if len(self._room) and self._retry_timer is None:
+            self._retry_timer = self._loop.call_later(WAITERS_RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        self._retry_timer = None
+        self._work.set()
+        self._schedule_retry()
+
+    def _fail_overdue(self) -> None:
+        """The store hangs: tell every caller who has waited for it long enough."""
+        now = self._loop.time()
+        for queue in ([pending for pending, _ in self._batch], self._freeing, self._reserves):
+            for pending in queue:
+                if pending.deadline <= now and not pending.is_over:
+                    error = LedgerUnavailable(f"the store gave no answer within {self._timeout_s:g} s")
+                    self._resolve(pending, error)
+
+    def _void_unclaimed(self, reservation_id: ReservationId) -> None:
+        """Free a reservation whose caller left while it was being committed."""
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        future.add_done_callback(lambda done: _log_unclaimed(reservation_id, done))
+        self._freeing.append(Pending(Void(reservation_id), future, self._loop.time() + self._timeout_s))
+        self._work.set()
+
+
+def _take(queue: deque[Pending], batch: _Batch) -> None:
+    while queue and len(batch) < BATCH_MAX:
+        pending = queue.popleft()
+        if not pending.is_over:
+            batch.append((pending, pending.operation))
+
+
+def _closed() -> LedgerClosed:
+    return LedgerClosed("the ledger of this process has been closed")
+
+
+def _log_unclaimed(reservation_id: ReservationId, done: asyncio.Future[Outcome]) -> None:
+    """Said in either case; a reservation that could not be voided ends at its deadline, charged at its quote."""
+    error = None if done.cancelled() else done.exception()
+    event = "reservation_voided" if error is None else "reservation_void_failed"
+    _log.warning("%s reservation_id=%s reason=caller_left", event, reservation_text(reservation_id))

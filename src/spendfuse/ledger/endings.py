@@ -1,0 +1,85 @@
+"""What the end of a reservation does to the balances it touches, and the entry that records it. Pure."""
+
+from dataclasses import dataclass
+
+from spendfuse.core.limits import Unit
+from spendfuse.core.money import Nanos
+from spendfuse.core.quotes import Amounts
+from spendfuse.core.reservations import Charge, Entry, EntryKind, ReservationId
+from spendfuse.core.usage import NOTHING, Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """An entry with what only the store keeps of it.
+
+    `calls` counts a call that may have been billed, once over both entries of a reservation, and `estimated_cost` is
+    what the entry adds to the cost that no provider's figure backs; the reports sum them.
+    """
+
+    entry: Entry
+    usage: Usage
+    calls: int
+    estimated_cost: int
+
+
+def settled_by(unit: Unit, entry: Entry) -> int:
+    """What an entry adds to `settled` of a balance in this unit.
+
+    A request stays counted however it ended, a call in flight is over, and later corrections concern only money and
+    tokens.
+    """
+    match unit:
+        case Unit.CONCURRENT:
+            return 0
+        case Unit.REQUESTS:
+            return 0 if entry.kind is EntryKind.LATE else 1
+        case Unit.USD | Unit.TOKENS | Unit.INPUT_TOKENS | Unit.OUTPUT_TOKENS:
+            return entry.amounts.of(unit)
+
+
+def closed(reservation_id: ReservationId, kind: EntryKind, charge: Charge, held: Amounts) -> Ending:
+    """The closing entry of a reservation that held `held`."""
+    entry = Entry(
+        reservation_id=reservation_id,
+        kind=kind,
+        amounts=charge.amounts,
+        held=held,
+        estimated=charge.estimated,
+        overrun_cost=_overrun(charge.cost, held),
+    )
+    return Ending(entry, charge.usage, int(kind is not EntryKind.VOIDED), charge.cost if charge.estimated else 0)
+
+
+def expired(reservation_id: ReservationId, held: Amounts) -> Ending:
+    """The closing entry of a reservation whose fate nobody learned: charged at its quote."""
+    usage = Usage(held.input_tokens, held.output_tokens)
+    return closed(reservation_id, EntryKind.EXPIRED, Charge(usage, held.cost, estimated=True), held)
+
+
+def voided(reservation_id: ReservationId, held: Amounts) -> Ending:
+    """The closing entry of a reservation of which nothing was billed."""
+    return closed(reservation_id, EntryKind.VOIDED, Charge(NOTHING, Nanos(0)), held)
+
+
+def late(closing: Entry, charge: Charge) -> Ending:
+    """The correction once the charge of a reservation is learned after its expiry or void."""
+    learned, before = charge.amounts, closing.amounts
+    entry = Entry(
+        reservation_id=closing.reservation_id,
+        kind=EntryKind.LATE,
+        amounts=Amounts(
+            Nanos(learned.cost - before.cost),
+            learned.input_tokens - before.input_tokens,
+            learned.output_tokens - before.output_tokens,
+        ),
+        held=closing.held,
+        estimated=charge.estimated,
+        overrun_cost=_overrun(charge.cost, closing.held),
+    )
+    estimated_cost = (charge.cost if charge.estimated else 0) - (before.cost if closing.estimated else 0)
+    return Ending(entry, charge.usage, int(closing.kind is EntryKind.VOIDED), estimated_cost)
+
+
+def _overrun(cost: int, held: Amounts) -> Nanos:
+    return Nanos(max(0, cost - held.cost))

@@ -1,0 +1,133 @@
+"""What an engine is asked to do: one value for each verb that changes the store, and the contract of an engine.
+
+An engine knows nothing of waiting, queues or tasks. `batching.BatchingLedger` turns many callers into batches of these
+operations, and an engine runs a batch in one transaction, in the order given.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from spendfuse.core.decisions import Admitted, Refused
+from spendfuse.core.errors import LedgerError
+from spendfuse.core.quotes import Quote
+from spendfuse.core.reservations import Charge, Entry, ReservationId
+from spendfuse.ledger.store import BalanceLine, Demand, KeyRecord, Mismatch, RefusalCount, SpendRow
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """See `Ledger.reserve`; the outcome is `Admitted` or `Refused`, at once."""
+
+    demand: Demand
+
+    @property
+    def reservation_id(self) -> ReservationId:
+        return self.demand.reservation_id
+
+
+@dataclass(frozen=True, slots=True)
+class Extend:
+    """See `Ledger.extend`; the outcome is a bool."""
+
+    reservation_id: ReservationId
+    quote: Quote
+    cap: int
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """See `Ledger.settle`; the outcome is an `Entry`."""
+
+    reservation_id: ReservationId
+    charge: Charge
+
+
+@dataclass(frozen=True, slots=True)
+class Void:
+    """See `Ledger.void`; the outcome is an `Entry`."""
+
+    reservation_id: ReservationId
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireDue:
+    """See `Ledger.expire_due`; the outcome is a tuple of entries. Renews this owner's lease when that is due."""
+
+
+@dataclass(frozen=True, slots=True)
+class CountRefusals:
+    """See `Ledger.count_refusals`."""
+
+    counts: tuple[RefusalCount, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetAmount:
+    """See `Ledger.set_amount`."""
+
+    limit_name: str
+    subject: str
+    amount: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class AddKey:
+    """See `Ledger.add_key`."""
+
+    record: KeyRecord
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeKey:
+    """See `Ledger.revoke_key`; the outcome is a bool."""
+
+    name: str
+
+
+Operation = Reserve | Extend | Settle | Void | ExpireDue | CountRefusals | SetAmount | AddKey | RevokeKey
+Outcome = Admitted | Refused | Entry | tuple[Entry, ...] | bool | LedgerError | None
+"""What became of one operation. An error is a value here: it is that of one operation, not of its batch."""
+
+
+class Engine(Protocol):
+    """A store that runs batches. Only one `run` is under way at a time; the other verbs may overlap it."""
+
+    @property
+    def owner_id(self) -> int:
+        """This process in the store; 0 for one that was opened without limits and so never reserves."""
+        ...
+
+    async def run(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        """Run the operations in order in one transaction; every outcome is durable when this returns.
+
+        Raises:
+            LedgerUnavailable: nothing was committed, and trying at once again would not help.
+            Exception: nothing was committed, because of at least one of the operations.
+        """
+        ...
+
+    async def balances(self, limit_name: str | None) -> Sequence[BalanceLine]:
+        """See `Ledger.balances`."""
+        ...
+
+    async def audit(self) -> Sequence[Mismatch]:
+        """See `Ledger.audit`."""
+        ...
+
+    async def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> Sequence[SpendRow]:
+        """See `Ledger.spend`."""
+        ...
+
+    async def keys(self) -> Sequence[KeyRecord]:
+        """See `Ledger.keys`."""
+        ...
+
+    async def keys_revision(self) -> int:
+        """A number that grows whenever any process changes the keys."""
+        ...
+
+    async def close(self) -> None:
+        """Expire what this owner holds, end its lease and release the store."""
+        ...

@@ -1,0 +1,301 @@
+"""Rows of a SQLite store as the writing connection last saw them.
+
+They are exact while `PRAGMA data_version` is unchanged, as only this connection wrote since. Another process's commit
+makes every row stale, to be read again when it is next needed; a rollback drops everything.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from spendfuse.core.decisions import Balance, RateState
+from spendfuse.core.labels import FLEETING_LABELS, Labels
+from spendfuse.core.limits import Limit, Unit
+from spendfuse.core.windows import Window
+from spendfuse.ledger.applied import AppliedLimits, window_of
+from spendfuse.ledger.definitions import StoredLimit
+from spendfuse.ledger.sqlite_limits import limits_in_force, newest_hash, overrides
+from spendfuse.ledger.statements import sql
+
+ROWS_MAX = 100_000
+"""More rows or label sets than this are forgotten, all at once, and read again."""
+
+_SELECT_BALANCE = sql("sqlite", "select_balance")
+_UPSERT_BALANCE = sql("sqlite", "upsert_balance")
+_SELECT_RATE = sql("sqlite", "select_rate")
+_UPSERT_RATE = sql("sqlite", "upsert_rate")
+_SELECT_LABEL_SET = sql("sqlite", "select_label_set")
+_SELECT_LABEL_SET_ID = sql("sqlite", "select_label_set_id")
+_INSERT_LABEL_SET = sql("sqlite", "insert_label_set")
+_SELECT_REVISION = sql("sqlite", "select_revision")
+
+
+@dataclass(slots=True, eq=False)
+class BalanceRow:
+    """One balance. `exists` is False until a reservation is first held on it."""
+
+    limit_id: int
+    limit: Limit
+    unit: Unit
+    subject: str
+    window: Window
+    amount: int = 0
+    ceiling: int | None = None
+    settled: int = 0
+    reserved: int = 0
+    overrun: int = 0
+    exists: bool = False
+    seen_at: int = -1
+
+    def view(self) -> Balance:
+        """What the decision sees."""
+        return Balance(self.limit, self.subject, self.amount, self.settled, self.reserved, self.window.ends_at_ms)
+
+    def end(self, *, settled: int, reserved: int) -> None:
+        """Move what a reservation's end moves; money spent beyond the ceiling raises it, as overrun."""
+        self.settled += settled
+        self.reserved += reserved
+        committed = self.settled + self.reserved
+        if self.ceiling is not None and committed > self.ceiling:
+            self.ceiling = committed
+            self.overrun += max(0, settled + reserved)
+
+
+@dataclass(slots=True, eq=False)
+class RateRow:
+    """One smoothly refilling rate."""
+
+    limit_id: int
+    limit: Limit
+    subject: str
+    amount: int = 0
+    tat_ns: int = 0
+    seen_at: int = -1
+
+    def view(self) -> RateState:
+        """What the decision sees."""
+        return RateState(self.limit, self.subject, self.amount, self.tat_ns)
+
+
+@dataclass(slots=True, eq=False)
+class Lines:
+    """The balances and rates that calls with equal labels touch, from one instant until another."""
+
+    balances: list[BalanceRow]
+    rates: list[RateRow]
+    from_ms: int
+    until_ms: int
+    seen_at: int = -1
+
+
+@dataclass(slots=True, eq=False)
+class Attribution:
+    """The labels of a call, in the parts in which they are stored, and the lines they lead to now."""
+
+    labels: Labels
+    stored: str
+    fleeting: str
+    label_set_id: int = 0
+    lines: Lines | None = None
+
+
+@dataclass(slots=True)
+class _Dirty:
+    balances: dict[BalanceRow, None] = field(default_factory=dict[BalanceRow, None])
+    rates: dict[RateRow, None] = field(default_factory=dict[RateRow, None])
+
+
+class Books:
+    """All that the writer remembers of the store. Every method runs within a write transaction."""
+
+    def __init__(self, connection: sqlite3.Connection, own: AppliedLimits | None) -> None:
+        self._connection = connection
+        self._own = own
+        self._data_version = -1
+        self._limits_revision = -1
+        self._seen_at = 0
+        self._limits = AppliedLimits(())
+        self._stored: dict[str, StoredLimit] = {}
+        self._overrides: dict[tuple[int, str], int] = {}
+        self._rows: dict[tuple[int, str, int], BalanceRow] = {}
+        self._rates: dict[tuple[int, str], RateRow] = {}
+        self._attributions: dict[frozenset[tuple[str, str]], Attribution] = {}
+        self._interned: dict[tuple[int, str], Attribution] = {}
+        self._label_set_ids: dict[str, int] = {}
+        self._dirty = _Dirty()
+        self.is_outdated = False
+
+    def refresh(self) -> bool:
+        """Notice what other processes committed; True when they did."""
+        if max(len(self._rows), len(self._rates), len(self._attributions), len(self._interned)) > ROWS_MAX:
+            self._forget_rows()
+        (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+        if version == self._data_version:
+            return False
+        self._data_version = version
+        self._seen_at += 1
+        (revision,) = self._connection.execute(_SELECT_REVISION, ("limits",)).fetchone()
+        if revision != self._limits_revision:
+            self.reload_limits()
+        return True
+
+    def reload_limits(self) -> None:
+        """Read limits and overrides again, after a change of them."""
+        (self._limits_revision,) = self._connection.execute(_SELECT_REVISION, ("limits",)).fetchone()
+        self.is_outdated = self._own is not None and newest_hash(self._connection) != self._own.hash
+        stored = limits_in_force(self._connection)
+        self._stored = {one.limit.identity: one for one in stored}
+        self._limits = self._own if self._own and not self.is_outdated else AppliedLimits(tuple(s.limit for s in stored))
+        self._overrides = overrides(self._connection)
+        self._forget_rows()
+
+    def drop(self) -> None:
+        """Forget everything, after a rollback."""
+        self._data_version = self._limits_revision = -1
+        self._dirty = _Dirty()
+        self._forget_rows()
+
+    def stored_limit(self, name: str) -> StoredLimit | None:
+        """The limit in force with this name."""
+        return next((one for one in self._stored.values() if one.limit.name == name), None)
+
+    def attribution_of(self, labels: Labels) -> Attribution:
+        """The labels of a demand; nothing is stored yet."""
+        key = frozenset(labels.items())
+        found = self._attributions.get(key)
+        if found is None:
+            found = self._attributions[key] = _attribution(labels)
+        return found
+
+    def intern(self, attribution: Attribution) -> None:
+        """Give the labels of an admitted call their number."""
+        if attribution.label_set_id:
+            return
+        number = self._label_set_ids.get(attribution.stored)
+        if number is None:
+            row = self._connection.execute(_SELECT_LABEL_SET_ID, (attribution.stored,)).fetchone()
+            if row is None:
+                row = self._connection.execute(_INSERT_LABEL_SET, (attribution.stored,)).fetchone()
+            number = self._label_set_ids[attribution.stored] = int(row[0])
+        attribution.label_set_id = number
+        self._interned[number, attribution.fleeting] = attribution
+
+    def attribution(self, label_set_id: int, fleeting: str) -> Attribution:
+        """The labels of a stored reservation or entry."""
+        found = self._interned.get((label_set_id, fleeting))
+        if found is None:
+            (text,) = self._connection.execute(_SELECT_LABEL_SET, (label_set_id,)).fetchone()
+            labels: dict[str, str] = json.loads(text)
+            if fleeting:
+                labels.update(json.loads(fleeting))
+            found = Attribution(labels, text, fleeting, label_set_id)
+            self._interned[label_set_id, fleeting] = found
+        return found
+
+    def lines(self, attribution: Attribution, at_ms: int) -> Lines:
+        """What a call made at this instant touches, as it stands now."""
+        lines = attribution.lines
+        if lines is None or not lines.from_ms <= at_ms < lines.until_ms:
+            lines = attribution.lines = self._lines(attribution.labels, at_ms)
+        if lines.seen_at != self._seen_at:
+            lines.seen_at = self._seen_at
+            for row in lines.balances:
+                if row.seen_at != self._seen_at:
+                    self._read_balance(row)
+            for rate in lines.rates:
+                if rate.seen_at != self._seen_at:
+                    self._read_rate(rate)
+        return lines
+
+    def touch_balances(self, rows: Iterable[BalanceRow]) -> None:
+        """Balances to be written."""
+        for row in rows:
+            self._dirty.balances[row] = None
+
+    def touch_rate(self, row: RateRow) -> None:
+        """A rate to be written."""
+        self._dirty.rates[row] = None
+
+    def write(self) -> None:
+        """Write each changed balance and rate once."""
+        dirty, self._dirty = self._dirty, _Dirty()
+        if dirty.balances:
+            self._connection.executemany(_UPSERT_BALANCE, [_balance_fields(row) for row in dirty.balances])
+        if dirty.rates:
+            rates = [(row.limit_id, row.subject, row.tat_ns) for row in dirty.rates]
+            self._connection.executemany(_UPSERT_RATE, rates)
+
+    def _lines(self, labels: Labels, at_ms: int) -> Lines:
+        lines = Lines([], [], 0, 1 << 62)
+        for limit, subject in self._limits.matching(labels):
+            limit_id = self._stored[limit.identity].limit_id
+            if limit.is_rate:
+                rate = self._rates.get((limit_id, subject))
+                if rate is None:
+                    rate = self._rates[limit_id, subject] = RateRow(limit_id, limit, subject)
+                lines.rates.append(rate)
+                continue
+            window = window_of(limit, at_ms)
+            row = self._rows.get((limit_id, subject, window.number))
+            if row is None:
+                row = BalanceRow(limit_id, limit, limit.unit, subject, window)
+                self._rows[limit_id, subject, window.number] = row
+            lines.balances.append(row)
+            lines.from_ms = max(lines.from_ms, window.starts_at_ms)
+            if window.ends_at_ms is not None:
+                lines.until_ms = min(lines.until_ms, window.ends_at_ms)
+        return lines
+
+    def _read_balance(self, row: BalanceRow) -> None:
+        row.seen_at = self._seen_at
+        key = (row.limit_id, row.subject, row.window.number)
+        found = self._connection.execute(_SELECT_BALANCE, key).fetchone()
+        row.exists = found is not None
+        if found is not None:
+            row.amount, row.ceiling, row.settled, row.reserved, row.overrun = found
+            return
+        row.amount = self._overrides.get((row.limit_id, row.subject), row.limit.amount)
+        row.ceiling = row.amount if row.limit.is_enforced else None
+        row.settled = row.reserved = row.overrun = 0
+
+    def _read_rate(self, row: RateRow) -> None:
+        row.seen_at = self._seen_at
+        found = self._connection.execute(_SELECT_RATE, (row.limit_id, row.subject)).fetchone()
+        row.tat_ns = 0 if found is None else found[0]
+        row.amount = self._overrides.get((row.limit_id, row.subject), row.limit.amount)
+
+    def _forget_rows(self) -> None:
+        self._seen_at += 1
+        self._rows.clear()
+        self._rates.clear()
+        self._attributions.clear()
+        self._interned.clear()
+        self._label_set_ids.clear()
+
+
+def _attribution(labels: Labels) -> Attribution:
+    stored = {name: value for name, value in labels.items() if name not in FLEETING_LABELS}
+    if len(stored) == len(labels):
+        return Attribution(labels, _text(stored), "")
+    return Attribution(labels, _text(stored), _text({n: v for n, v in labels.items() if n in FLEETING_LABELS}))
+
+
+def _text(labels: Labels) -> str:
+    return json.dumps(labels, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def _balance_fields(row: BalanceRow) -> tuple[object, ...]:
+    window = row.window
+    return (
+        row.limit_id,
+        row.subject,
+        window.number,
+        window.starts_at_ms,
+        window.ends_at_ms,
+        row.amount,
+        row.ceiling,
+        row.settled,
+        row.reserved,
+        row.overrun,
+    )

@@ -1,0 +1,197 @@
+"""Limits in a SQLite store: applying a config, and the fold by which a balance opens.
+
+A balance is at every moment the fold of the entries and open reservations in its window that its limit covers. A limit
+that comes into force therefore opens its current window's balances at that fold, at once and for all subjects; whatever
+subject is seen later in a limit's life starts at zero.
+"""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from spendfuse.core.labels import FLEETING_LABELS, Labels
+from spendfuse.core.limits import Limit, Unit
+from spendfuse.core.money import AMOUNT_MAX, Nanos
+from spendfuse.core.quotes import Amounts
+from spendfuse.core.windows import Window
+from spendfuse.ledger.applied import AppliedLimits, window_of
+from spendfuse.ledger.definitions import StoredLimit, limit_from_text, limit_text
+from spendfuse.ledger.statements import sql
+
+BUCKET_MS = 15 * 60_000
+"""Entries are added up by quarters of an hour: no time zone's midnight lies within one."""
+
+_SELECT_NEWEST_CONFIG = sql("sqlite", "select_newest_config")
+_INSERT_CONFIG = sql("sqlite", "insert_config")
+_SELECT_LIMITS = sql("sqlite", "select_limits")
+_SELECT_LIMIT = sql("sqlite", "select_limit")
+_UPSERT_LIMIT = sql("sqlite", "upsert_limit")
+_DEACTIVATE_LIMIT = sql("sqlite", "deactivate_limit")
+_DELETE_BALANCES = sql("sqlite", "delete_balances")
+_DELETE_RATES = sql("sqlite", "delete_rates")
+_UPDATE_AMOUNTS = sql("sqlite", "update_amounts")
+_UPDATE_ENFORCEMENT = sql("sqlite", "update_enforcement")
+_SELECT_OVERRIDES = sql("sqlite", "select_overrides")
+_UPSERT_BALANCE = sql("sqlite", "upsert_balance")
+_GROW_REVISION = sql("sqlite", "grow_revision")
+_FOLD_ENTRIES = sql("sqlite", "fold_entries")
+_FOLD_SPEND = sql("sqlite", "fold_spend")
+_FOLD_RESERVATIONS = sql("sqlite", "fold_reservations")
+_SELECT_LABEL_SETS = sql("sqlite", "select_label_sets")
+
+
+def newest_hash(connection: sqlite3.Connection) -> str:
+    """The hash of the config that rules; empty while none was applied."""
+    row = connection.execute(_SELECT_NEWEST_CONFIG).fetchone()
+    return "" if row is None else row[1]
+
+
+def limits_in_force(connection: sqlite3.Connection) -> list[StoredLimit]:
+    """All limits that every call is counted under now."""
+    rows = connection.execute(_SELECT_LIMITS).fetchall()
+    return [StoredLimit(limit_id, limit_from_text(text), since_ms) for limit_id, text, since_ms in rows]
+
+
+def overrides(connection: sqlite3.Connection) -> dict[tuple[int, str], int]:
+    """The amounts that beat the config's, by limit number and subject."""
+    return {(limit_id, subject): amount for limit_id, subject, amount in connection.execute(_SELECT_OVERRIDES)}
+
+
+def apply_limits(connection: sqlite3.Connection, applied: AppliedLimits, now_ms: int) -> None:
+    """Make these limits the ones that rule, within the caller's transaction."""
+    if newest_hash(connection) != applied.hash:
+        connection.execute(_INSERT_CONFIG, (applied.hash, now_ms))
+    wanted = {limit.identity for limit in applied.limits}
+    for stored in limits_in_force(connection):
+        if stored.limit.identity not in wanted:
+            for statement in (_DEACTIVATE_LIMIT, _DELETE_BALANCES, _DELETE_RATES):
+                connection.execute(statement, (stored.limit_id,))
+    for limit in applied.limits:
+        _apply(connection, limit, now_ms)
+    connection.execute(_GROW_REVISION, ("limits",))
+
+
+def _apply(connection: sqlite3.Connection, limit: Limit, now_ms: int) -> None:
+    row = connection.execute(_SELECT_LIMIT, (limit.identity,)).fetchone()
+    since_ms: int | None = None if row is None else row[2]
+    (limit_id,) = connection.execute(
+        _UPSERT_LIMIT, (limit.identity, limit_text(limit), now_ms if since_ms is None else since_ms)
+    ).fetchone()
+    if limit.is_rate:
+        return
+    if since_ms is None:
+        _open_balances(connection, limit, limit_id, now_ms)
+        return
+    before = limit_from_text(row[1])
+    if before.is_enforced != limit.is_enforced:
+        connection.execute(
+            _UPDATE_ENFORCEMENT, {"limit_id": limit_id, "enforced": limit.is_enforced, "now_ms": now_ms}
+        )
+    if before.amount != limit.amount:
+        update_amounts(connection, limit, limit_id, amount=limit.amount, subject=None, now_ms=now_ms)
+
+
+def update_amounts(
+    connection: sqlite3.Connection, limit: Limit, limit_id: int, *, amount: int, subject: str | None, now_ms: int
+) -> None:
+    """Give the current balances of a limit another amount: of one subject, or of all that have no override."""
+    connection.execute(
+        _UPDATE_AMOUNTS,
+        {
+            "limit_id": limit_id,
+            "amount": amount,
+            "enforced": limit.is_enforced,
+            "subject": subject,
+            "now_ms": now_ms,
+        },
+    )
+
+
+def _open_balances(connection: sqlite3.Connection, limit: Limit, limit_id: int, now_ms: int) -> None:
+    window = window_of(limit, now_ms)
+    amounts = overrides(connection)
+    fold = Fold(connection)
+    for subject, (settled, reserved) in fold.of(limit, window, use_rollup=True).items():
+        amount = amounts.get((limit_id, subject), limit.amount)
+        ceiling = max(amount, settled + reserved) if limit.is_enforced else None
+        # A fold above the amount was spent before the limit was in force: it counts as what was committed then.
+        connection.execute(
+            _UPSERT_BALANCE,
+            (
+                limit_id,
+                subject,
+                window.number,
+                window.starts_at_ms,
+                window.ends_at_ms,
+                amount,
+                ceiling,
+                settled,
+                reserved,
+                0,
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sum:
+    """What entries, or open reservations, with equal labels add up to."""
+
+    labels: Labels
+    requests: int
+    amounts: Amounts
+
+
+class Fold:
+    """Adds up entries and open reservations by limit and subject, within one transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._label_sets: dict[int, dict[str, str]] = {
+            number: json.loads(text) for number, text in connection.execute(_SELECT_LABEL_SETS)
+        }
+        self._sums: dict[tuple[str, int, int], list[_Sum]] = {}
+
+    def of(self, limit: Limit, window: Window, *, use_rollup: bool = False) -> dict[str, tuple[int, int]]:
+        """Settled and reserved of every subject that has an entry or an open reservation in the window."""
+        until_ms = AMOUNT_MAX if window.ends_at_ms is None else window.ends_at_ms
+        settled, reserved = _FOLD_ENTRIES, _FOLD_RESERVATIONS
+        if use_rollup and _fits_rollup(limit, window):
+            settled = _FOLD_SPEND
+        totals: dict[str, list[int]] = {}
+        for column, statement in enumerate((settled, reserved)):
+            for one in self._sums_of(statement, window.starts_at_ms, until_ms):
+                if limit.covers(one.labels):
+                    total = totals.setdefault(limit.subject_of(one.labels), [0, 0])
+                    total[column] += _in_unit(limit.unit, one, is_open=column == 1)
+        return {subject: (total[0], total[1]) for subject, total in totals.items()}
+
+    def _sums_of(self, statement: str, from_ms: int, until_ms: int) -> list[_Sum]:
+        key = (statement, from_ms, until_ms)
+        if key not in self._sums:
+            self._sums[key] = list(self._read(statement, from_ms, until_ms))
+        return self._sums[key]
+
+    def _read(self, statement: str, from_ms: int, until_ms: int) -> Iterator[_Sum]:
+        rows = self._connection.execute(statement, {"from_ms": from_ms, "until_ms": until_ms})
+        for label_set_id, fleeting, requests, _, cost, input_tokens, output_tokens, _ in rows:
+            labels = self._label_sets[label_set_id]
+            if fleeting:
+                labels = {**labels, **json.loads(fleeting)}
+            yield _Sum(labels, requests, Amounts(Nanos(cost), input_tokens, output_tokens))
+
+
+def _in_unit(unit: Unit, one: _Sum, *, is_open: bool) -> int:
+    match unit:
+        case Unit.REQUESTS:
+            return one.requests
+        case Unit.CONCURRENT:
+            return one.requests if is_open else 0
+        case Unit.USD | Unit.TOKENS | Unit.INPUT_TOKENS | Unit.OUTPUT_TOKENS:
+            return one.amounts.of(unit)
+
+
+def _fits_rollup(limit: Limit, window: Window) -> bool:
+    """Whether the rollup knows the window and the labels as exactly as the entries do."""
+    is_aligned = window.starts_at_ms % BUCKET_MS == 0 and (window.ends_at_ms or 0) % BUCKET_MS == 0
+    return is_aligned and FLEETING_LABELS.isdisjoint((*limit.each, *limit.match))

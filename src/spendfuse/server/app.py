@@ -1,0 +1,128 @@
+"""The ASGI app: `/v1` bare, for speed; everything else is Starlette's.
+
+Reads a request whole, within bounds and only after its key was accepted, and watches for the client's leaving while the
+gate works.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from spendfuse.core.refusals import Code, Deny
+from spendfuse.gate.gate import Gate
+from spendfuse.gate.requests import Request
+from spendfuse.server.auth import Keyring
+from spendfuse.server.downstream import AsgiDownstream, Message, Receive, Send
+from spendfuse.server.peers import Peers
+from spendfuse.server.run import ASGIApp
+from spendfuse.wire.dialect import Answer, Dialect
+from spendfuse.wire.labels import labels_from_headers
+from spendfuse.wire.openai_models import ModelList
+
+API = "/v1/"
+_IDENTITY = (b"", b"identity")
+
+
+class App:
+    """Serves the API with one gate; `others` serves every path outside `/v1/`."""
+
+    def __init__(
+        self,
+        *,
+        gate: Gate,
+        keyring: Keyring,
+        dialects: Mapping[str, Dialect],
+        models: ModelList,
+        others: ASGIApp,
+        peers: Peers | None,
+        body_bytes_max: int,
+    ) -> None:
+        """`dialects` by path below `/v1/`; without `peers` calls have no address."""
+        self._gate = gate
+        self._keyring = keyring
+        self._dialects = {API + path: dialect for path, dialect in dialects.items()}
+        self._fallback = next(iter(dialects.values()))
+        self._models = models
+        self._others = others
+        self._peers = peers
+        self._body_bytes_max = body_bytes_max
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        if scope["type"] != "http" or not path.startswith(API):
+            await self._others(scope, receive, send)
+            return
+        down = AsgiDownstream(send)
+        headers = dict(scope["headers"])
+        caller = self._keyring.caller(headers)
+        dialect = self._dialects.get(path, self._fallback)
+        if isinstance(caller, Deny):
+            await down.answer(dialect.refuse(caller))
+        elif path == "/v1/models" or path.startswith("/v1/models/"):
+            await down.answer(self._answer_models(scope["method"], path))
+        else:
+            denied = self._deny_head(scope["method"], path, headers) or labels_from_headers(scope["headers"])
+            if isinstance(denied, Deny):
+                await down.answer(dialect.refuse(denied))
+                return
+            body = await self._read_body(receive)
+            if isinstance(body, Deny):
+                await down.answer(dialect.refuse(body))
+            elif body is not None:
+                ip = self._peers.ip_of(scope["client"][0], headers) if self._peers else ""
+                request = Request(dialect, caller, denied, ip, headers, body)
+                await _serve_while_there(self._gate, request, down, receive)
+
+    def _deny_head(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> Deny | None:
+        if path not in self._dialects:
+            return Deny(Code.NOT_FOUND, f"There is no {path} here. Served: {', '.join(self._dialects)}, /v1/models.")
+        if method != "POST":
+            return Deny(Code.METHOD_NOT_ALLOWED, f"{path} takes POST, not {method}.")
+        if headers.get(b"content-encoding", b"").lower() not in _IDENTITY:
+            return Deny(Code.UNSUPPORTED_ENCODING, "A compressed body can't be checked. Send it without Content-Encoding.")
+        return None
+
+    async def _read_body(self, receive: Receive) -> bytes | Deny | None:
+        """The whole body; None when the client left before its end."""
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            chunk: bytes = message.get("body", b"")
+            size += len(chunk)
+            if size > self._body_bytes_max:
+                return Deny(Code.REQUEST_TOO_LARGE, f"The body is larger than {self._body_bytes_max:,} bytes.")
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _answer_models(self, method: str, path: str) -> Answer:
+        if method not in ("GET", "HEAD"):
+            return self._fallback.refuse(Deny(Code.METHOD_NOT_ALLOWED, f"{path} takes GET, not {method}."))
+        if path == "/v1/models":
+            return self._models.all()
+        answer = self._models.one(path.removeprefix("/v1/models/"))
+        return self._fallback.refuse(answer) if isinstance(answer, Deny) else answer
+
+
+async def _serve_while_there(gate: Gate, request: Request, down: AsgiDownstream, receive: Receive) -> None:
+    """Serve a request, and cancel that at once when its client leaves."""
+    call = asyncio.current_task()
+    assert call is not None
+    watch = asyncio.create_task(_cancel_when_gone(receive, call))
+    try:
+        await gate.serve(request, down)
+    except asyncio.CancelledError:
+        if not watch.done():
+            raise
+        call.uncancel()
+    finally:
+        watch.cancel()
+
+
+async def _cancel_when_gone(receive: Receive, call: asyncio.Task[Any]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    call.cancel()

@@ -1,0 +1,85 @@
+"""One request and its answer, under whatever the app does: it crashes, is cancelled, returns without an answer.
+
+Failure policy: the client gets a JSON error if no answer was begun, else the connection is cut, so that half an answer
+never passes for a whole one. A client that left is not an error.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from types import CoroutineType
+from typing import Any
+
+from uvicorn._types import ASGI3Application, ASGISendEvent
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+logger = logging.getLogger("spendfuse.server")
+
+Refuse = Callable[["Refusal"], None]
+
+
+class Refusal(Exception):
+    """What the client is told in the app's place. A parser callback raises it, which stops the parser."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+
+    def answer(self) -> bytes:
+        """The whole HTTP answer; it announces the end of the connection."""
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        body = json.dumps({"error": {"message": self.message, "type": kind, "code": self.code}}).encode()
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        return STATUS_LINE[self.status] + head + body
+
+
+class HardenedCycle(RequestResponseCycle):
+    """One request and its answer. `last` says that the connection ends with it, by the protocol's linger."""
+
+    last: bool = False
+    refuse: Refuse
+
+    def send(self, message: ASGISendEvent) -> "CoroutineType[Any, Any, None]":
+        if (self.more_body or self.last) and message["type"] == "http.response.start":
+            return self._start_last_answer(message)
+        return super().send(message)
+
+    async def _start_last_answer(self, message: ASGISendEvent) -> None:
+        self.last = True
+        self.keep_alive = False  # Puts `connection: close` into the head …
+        await super().send(message)
+        self.keep_alive = True  # … and leaves the closing itself to the protocol.
+
+    async def run_asgi(self, app: ASGI3Application) -> None:
+        """Run the app to its end; whatever it does, the client gets an answer or sees the connection cut."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except asyncio.CancelledError:
+            self._fail(Refusal(503, "shutting_down", "The server is shutting down. Send the call again."))
+            raise
+        except Exception:
+            # A defect met by one call must not touch the others.
+            logger.exception("call_crashed method=%s path=%s", self.scope["method"], self.scope["path"])
+            self._fail(Refusal(500, "internal_error", "The server failed to answer this call."))
+        else:
+            if not self.response_complete and not self.disconnected:
+                logger.error("call_left_unanswered method=%s path=%s", self.scope["method"], self.scope["path"])
+                self._fail(Refusal(500, "internal_error", "The server failed to answer this call."))
+        finally:
+            self.on_response = _nothing
+            self.refuse = _ignore
+
+    def _fail(self, refusal: Refusal) -> None:
+        if not self.response_complete and not self.disconnected:
+            self.refuse(refusal)
+
+
+def _nothing() -> None:
+    """Stands for a callback that is done, so that a cycle does not keep its connection alive."""
+
+
+def _ignore(_: Refusal) -> None:
+    """The same for a callback that takes a refusal."""

@@ -1,0 +1,42 @@
+"""The way back to a client over ASGI."""
+
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+from spendfuse.wire.dialect import Answer
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class AsgiDownstream:
+    """Answers one request. Awaiting `send` waits while the client does not read."""
+
+    __slots__ = ("_send",)
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+
+    async def answer(self, answer: Answer) -> None:
+        """See `Downstream`."""
+        headers = _encoded(answer.headers)
+        headers.append((b"content-length", str(len(answer.body)).encode()))
+        await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": answer.body})
+
+    async def start(self, status: int, headers: tuple[tuple[str, str], ...]) -> None:
+        """See `Downstream`."""
+        await self._send({"type": "http.response.start", "status": status, "headers": _encoded(headers)})
+
+    async def send(self, chunk: bytes) -> None:
+        """See `Downstream`."""
+        await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+    async def finish(self) -> None:
+        """See `Downstream`."""
+        await self._send({"type": "http.response.body", "body": b""})
+
+
+def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]

@@ -1,0 +1,35 @@
+"""Everything outside `/v1`: health, and a clear 404."""
+
+from collections.abc import Awaitable, Callable
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from spendfuse.core.errors import LedgerUnavailable
+from spendfuse.server.run import ASGIApp
+
+
+def others_app(check_ready: Callable[[], Awaitable[None]]) -> ASGIApp:
+    """The app for health checks. `check_ready` raises `LedgerUnavailable` while calls can't be admitted."""
+
+    async def live(_: Request) -> JSONResponse:
+        return JSONResponse({"status": "live"})
+
+    async def ready(_: Request) -> JSONResponse:
+        try:
+            await check_ready()
+        except LedgerUnavailable as error:
+            return JSONResponse({"status": "unavailable", "reason": str(error)}, status_code=503)
+        return JSONResponse({"status": "ready"})
+
+    async def unknown(request: Request, _: Exception) -> JSONResponse:
+        message = f"There is no {request.url.path} here. The API is below /v1, health at /health/live and /health/ready."
+        return JSONResponse(
+            {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": "not_found"}}, 404
+        )
+
+    return Starlette(
+        routes=[Route("/health/live", live), Route("/health/ready", ready)], exception_handlers={404: unknown}
+    )

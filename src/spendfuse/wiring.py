@@ -1,0 +1,110 @@
+"""The entry point, and the only place that names concrete engines."""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from spendfuse.clock import SystemClock
+from spendfuse.cli import build
+from spendfuse.cli.factories import Factories
+from spendfuse.config import Config
+from spendfuse.ledger.sqlite import open_sqlite, sqlite_has_wal_race
+from spendfuse.ledger.store import KeyRecord, Ledger
+from spendfuse.server.run import ASGIApp
+
+DRAIN_S = 3.0
+"""How long the ends of reservations may take once all calls have ended; what is left then is the keeper's."""
+
+
+@asynccontextmanager
+async def open_ledger(config: Config) -> AsyncGenerator[Ledger]:
+    """The store as commands use it: it applies no limits, and reserves nothing."""
+    ledger = await open_sqlite(config.store.path, limits=None, clock=SystemClock())
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+@asynccontextmanager
+async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
+    """The whole gateway of one process, opened in its event loop."""
+    # What only a gateway needs is imported only by one: a command starts in half the time.
+    from spendfuse.gate.gate import Gate
+    from spendfuse.gate.routes import Routes
+    from spendfuse.ledger.keeper import Keeper
+    from spendfuse.pricing.quoting import Pricer
+    from spendfuse.server.app import App
+    from spendfuse.server.auth import Keyring
+    from spendfuse.server.others import others_app
+    from spendfuse.server.peers import Peers
+    from spendfuse.upstream.aiohttp_client import AiohttpClient
+    from spendfuse.wire.openai_chat import OpenAIChat
+    from spendfuse.wire.openai_embeddings import OpenAIEmbeddings
+    from spendfuse.wire.openai_models import ModelList
+
+    clock = SystemClock()
+    async with contextlib.AsyncExitStack() as stack:
+        ledger = await open_sqlite(config.store.path, limits=config.limits, clock=clock)
+        stack.push_async_callback(ledger.close)
+        client = AiohttpClient()
+        stack.push_async_callback(client.close)
+        gate = Gate(config=config, routes=Routes(config, clock), ledger=ledger, client=client, clock=clock)
+        stack.push_async_callback(gate.drain, DRAIN_S)
+        keyring = Keyring(_configured_keys(config), ledger)
+        await keyring.load()
+        keeper = Keeper(ledger)
+        keeper.start()
+        stack.push_async_callback(keeper.stop)
+        await stack.enter_async_context(_running(keyring.follow(), gate.refusals.run()))
+        dialects = (OpenAIChat(n_max=config.n_max), OpenAIEmbeddings())
+        yield App(
+            gate=gate,
+            keyring=keyring,
+            dialects={dialect.operation.value: dialect for dialect in dialects},
+            models=ModelList(config.models),
+            others=others_app(gate.check_ready),
+            peers=Peers(config.trusted_proxies),
+            body_bytes_max=config.body_bytes_max,
+        )
+
+
+def warnings_of(config: Config) -> list[str]:
+    """What is worth a warning about this machine's SQLite."""
+    if not sqlite_has_wal_race(sqlite3.sqlite_version_info):
+        return []
+    return [
+        f"SQLite {sqlite3.sqlite_version} has a rare race when several processes write and checkpoint a WAL at once; "
+        "Spendfuse keeps all its commits and checkpoints under one lock, so do not write to its file by other means"
+    ]
+
+
+def _configured_keys(config: Config) -> list[KeyRecord]:
+    return [
+        KeyRecord(key.name, key.digest, key.labels, tuple(source.value for source in key.labels_from))
+        for key in config.keys
+    ]
+
+
+@asynccontextmanager
+async def _running(*background: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
+    """Run coroutines beside the body, and cancel and await them behind it."""
+    tasks = [asyncio.create_task(one) for one in background]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def main() -> None:
+    """Run the command line."""
+    build(Factories(open_ledger=open_ledger, open_app=open_app, warnings=warnings_of))()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""`kill -9` in the middle of everything: the ledger is never below the provider's bill, and never above the limit."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import aiohttp
+import pytest
+from gateway import APP_KEY, config_text, running_gateway, totals, wait_until
+
+from spendfuse.simulator.behaviour import Behaviour
+from spendfuse.simulator.process import RunningSimulator, running_simulator
+
+FINISHED, IN_FLIGHT = 30, 20
+LIMIT_NANOS = 30_000_000
+KEEPER_INTERVAL_S = 1.0
+BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Count."}], "max_tokens": 400}
+
+
+async def _finish_some_then_leave_others_in_flight(
+    base_url: str, simulator: RunningSimulator
+) -> list[asyncio.Task[None]]:
+    async def call() -> None:
+        async with session.post(f"{base_url}/chat/completions", json=BODY) as response:
+            await response.read()
+
+    session = aiohttp.ClientSession(headers={"authorization": f"Bearer {APP_KEY}"})
+    simulator.set_behaviour(Behaviour(output_tokens=300))
+    await asyncio.gather(*(call() for _ in range(FINISHED)))
+    simulator.set_behaviour(Behaviour(output_tokens=300, latency_s=20))
+    tasks = [asyncio.create_task(call()) for _ in range(IN_FLIGHT)]
+    while simulator.bill().calls.get("running", 0) < IN_FLIGHT:
+        await asyncio.sleep(0.02)
+    return tasks
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_gateway_has_charged_at_least_the_bill_and_at_most_the_limit(workers: int, tmp_path: Path) -> None:
+    limits = "limits: {company: {usd: '0.03', per: month}}"
+    with running_simulator() as simulator:
+        config = config_text(simulator, limits=limits)
+        with running_gateway(config, tmp_path, workers=workers) as gateway:
+
+            async def run_and_kill() -> None:
+                tasks = await _finish_some_then_leave_others_in_flight(gateway.base_url, simulator)
+                gateway.kill()
+                for task in tasks:
+                    with contextlib.suppress(aiohttp.ClientError):
+                        await task
+
+            asyncio.run(run_and_kill())
+            database = gateway.database
+        after_kill = totals(database)
+        billed = simulator.bill(wait_idle_s=5)
+        assert after_kill.entries + after_kill.open_reservations == FINISHED + IN_FLIGHT
+        assert after_kill.open_reservations >= IN_FLIGHT
+        assert billed.nanos <= after_kill.committed <= LIMIT_NANOS
+
+        with running_gateway(config, tmp_path, workers=workers) as gateway:
+            wait_until(
+                lambda: gateway.totals().open_reservations == 0,
+                timeout_s=KEEPER_INTERVAL_S + 2,
+                what="reservations of the dead owner are charged",
+            )
+            assert gateway.totals().settled == after_kill.committed
+            gateway.run("audit")
+            asyncio.run(_spend_the_rest(gateway.base_url, simulator))
+            assert gateway.totals().committed <= LIMIT_NANOS
+            assert simulator.bill(wait_idle_s=5).nanos <= LIMIT_NANOS
+            gateway.run("audit")
+
+
+async def _spend_the_rest(base_url: str, simulator: RunningSimulator) -> None:
+    simulator.set_behaviour(Behaviour(output_tokens=2_000))
+    statuses: set[int] = set()
+    async with aiohttp.ClientSession(headers={"authorization": f"Bearer {APP_KEY}"}) as session:
+        for _ in range(20):
+            body = {**BODY, "max_tokens": 2_000}
+            calls = [session.post(f"{base_url}/chat/completions", json=body) for _ in range(20)]
+            for response in await asyncio.gather(*calls):
+                statuses.add(response.status)
+                await response.read()
+            if 402 in statuses:
+                return
+    raise AssertionError(f"never refused as spent: {statuses}")
