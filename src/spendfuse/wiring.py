@@ -7,9 +7,9 @@ from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from spendfuse.clock import SystemClock
 from spendfuse.cli import build
 from spendfuse.cli.factories import Factories
+from spendfuse.clock import SystemClock
 from spendfuse.config import Config
 from spendfuse.ledger.sqlite import open_sqlite, sqlite_has_wal_race
 from spendfuse.ledger.store import KeyRecord, Ledger
@@ -36,7 +36,6 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
     from spendfuse.gate.gate import Gate
     from spendfuse.gate.routes import Routes
     from spendfuse.ledger.keeper import Keeper
-    from spendfuse.pricing.quoting import Pricer
     from spendfuse.server.app import App
     from spendfuse.server.auth import Keyring
     from spendfuse.server.others import others_app
@@ -44,7 +43,6 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
     from spendfuse.upstream.aiohttp_client import AiohttpClient
     from spendfuse.wire.openai_chat import OpenAIChat
     from spendfuse.wire.openai_embeddings import OpenAIEmbeddings
-    from spendfuse.wire.openai_models import ModelList
 
     clock = SystemClock()
     async with contextlib.AsyncExitStack() as stack:
@@ -65,9 +63,9 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
             gate=gate,
             keyring=keyring,
             dialects={dialect.operation.value: dialect for dialect in dialects},
-            models=ModelList(config.models),
+            models=config.models,
             others=others_app(gate.check_ready),
-            peers=Peers(config.trusted_proxies),
+            peers=Peers(config.trusted_proxies) if gate.needs_peers else None,
             body_bytes_max=config.body_bytes_max,
         )
 

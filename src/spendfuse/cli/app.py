@@ -1,7 +1,7 @@
 """All commands as one program.
 
-Failure policy: whatever Spendfuse raises on purpose ends a command with one message on standard error, 2 for a config or
-command line that can't be used, 1 for all else. Anything unexpected keeps its traceback.
+Failure policy: whatever Spendfuse raises on purpose ends a command with one message on standard error, with exit code 2
+for a config or command line that can't be used, 1 for all else. Anything unexpected keeps its traceback.
 """
 
 from typing import Annotated, Any
@@ -42,7 +42,9 @@ def _say_version(asked: bool) -> None:
 
 
 def _main(
-    version: Annotated[bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say which.")
+    ] = False,
 ) -> None:
     """The cost firewall for LLM APIs. Options without a command mean `serve`."""
 

@@ -32,7 +32,10 @@ class _Line:
 _COLUMNS = (
     Column[_Line]("name", "NAME", lambda one: one.record.name, lambda one: one.record.name),
     Column[_Line](
-        "labels", "LABELS", lambda one: dict(one.record.labels), lambda one: labels_text(one.record.labels) or "-"
+        "labels",
+        "LABELS",
+        lambda one: dict(one.record.labels),
+        lambda one: labels_text(one.record.labels.items()) or "-",
     ),
     Column[_Line](
         "labels_from",

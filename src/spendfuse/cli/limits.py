@@ -105,10 +105,10 @@ def parse_subject(limit: Limit, text: str | None) -> str:
 
 
 def _limit_named(config: Config, name: str) -> Limit:
-    for limit in config.limits:
-        if limit.name == name:
-            return limit
-    fail(f'no limit is named "{name}"{did_you_mean(name, (one.name for one in config.limits))}')
+    found = next((one for one in config.limits if one.name == name), None)
+    if found is not None:
+        return found
+    return fail(f'no limit is named "{name}"{did_you_mean(name, (one.name for one in config.limits))}')
 
 
 async def _balances(ledger: Ledger, name: str | None) -> Sequence[BalanceLine]:

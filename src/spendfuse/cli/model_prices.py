@@ -1,32 +1,10 @@
-"""What a model costs and where that price comes from: the config first, then the sheet that ships with Spendfuse."""
-
-from dataclasses import dataclass
-from datetime import UTC, datetime
+"""Prices by the names that people use: a public model of the config, or `provider/model`."""
 
 from spendfuse.config import Config
-from spendfuse.core.prices import DatedPrice, Price, Rates, price_at
-from spendfuse.pricing.caps import CapsTable, ModelCaps
+from spendfuse.pricing.caps import CapsTable
+from spendfuse.pricing.quoting import Pricer
 from spendfuse.pricing.sheet import Sheet
-
-PICOS_PER_USD_PER_MILLION = 1_000_000
-"""One dollar per million tokens, in pico-dollars a token."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelPrices:
-    """All prices of one target, past and future. `unpriced` says why there is none now; it is empty otherwise.
-
-    `output_tokens_max` and `context_window` include what the config says.
-    """
-
-    name: str
-    target: str
-    prices: tuple[DatedPrice, ...]
-    price: Price | None
-    source: str
-    unpriced: str
-    context_window: int | None
-    output_tokens_max: int | None
+from spendfuse.pricing.targets import Override, PricedTarget, Unpriced
 
 
 class PriceBook:
@@ -36,35 +14,31 @@ class PriceBook:
         self._config = config
         self._sheet = Sheet.load()
         self._caps = CapsTable.load(self._sheet)
-        self._now = datetime.now(UTC)
 
-    def of(self, name: str) -> ModelPrices | None:
-        """The prices of a public model or of a `provider/model`; None when neither knows the name."""
-        config = self._config
-        public = config.models.get(name) if config else None
-        if config and public:
-            provider, model = public.target.provider, public.target.model
-            caps = self._caps.caps_of(provider.name, model)
-            return self._found(
-                name,
-                (provider.name, model),
+    def of(self, name: str) -> PricedTarget | Unpriced | None:
+        """What a name costs; None where it is neither a public model nor `provider/model`."""
+        public = self._config.models.get(name) if self._config else None
+        if public is not None:
+            target = public.target
+            override = Override(
                 public.price,
-                allow_free=provider.allow_free,
-                caps=_Bounds(
-                    public.context_window or caps.context_window, public.output_tokens_max or caps.output_tokens_max
-                ),
+                public.context_window,
+                public.output_tokens_max,
+                public.reference_tokens,
+                target.provider.allow_free,
             )
-        provider_name, separator, model = name.partition("/")
-        if not separator or not model:
-            return None
-        caps = _bounds_of(self._caps.caps_of(provider_name, model))
-        provider = config.providers.get(provider_name) if config else None
+            return self._priced(target.provider.name, target.model, override)
+        provider_name, _, model = name.partition("/")
+        provider = self._config.providers.get(provider_name) if self._config else None
         if provider is not None:
-            caps = _Bounds(
-                provider.context_window or caps.context_window, provider.output_tokens_max or caps.output_tokens_max
+            override = Override(
+                provider.price_of(model),
+                provider.context_window,
+                provider.output_tokens_max,
+                allow_zero=provider.allow_free,
             )
-            return self._found(
-                name, (provider_name, model), provider.price_of(model), allow_free=provider.allow_free, caps=caps
-            )
-        found = self._found(name, (provider_name, model), None, allow_free=False, caps=caps)
-        return found if self._sheet.listing(provider_name, model) else None
+            return self._priced(provider_name, model, override)
+        return self._priced(provider_name, model, Override()) if model else None
+
+    def _priced(self, provider: str, model: str, override: Override) -> PricedTarget | Unpriced:
+        return Pricer(self._sheet, self._caps, {provider: {model: override}}).target_prices(provider, model)

@@ -8,7 +8,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, NoReturn, TypeVar
@@ -20,7 +20,7 @@ FAILED = 1
 MISUSED = 2
 """The exit code of a wrong command line or config."""
 
-Json = str | int | bool | None | Sequence["Json"] | dict[str, "Json"]
+Json = str | int | bool | None | Sequence["Json"] | Mapping[str, "Json"]
 Row = TypeVar("Row")
 
 
@@ -81,7 +81,7 @@ def _cell(value: Json) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def records(columns: Sequence[Column[Row]], rows: Sequence[Row]) -> list[dict[str, Json]]:
+def records(columns: Sequence[Column[Row]], rows: Sequence[Row]) -> list[Mapping[str, Json]]:
     """The rows as JSON objects."""
     return [{column.name: column.value(row) for column in columns if column.value is not None} for row in rows]
 

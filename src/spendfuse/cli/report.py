@@ -42,9 +42,15 @@ def _columns(report: SpendReport) -> tuple[Column[SpendLine], ...]:
     return (
         column("value", report.label.upper(), lambda one: one.value, title_of),
         column("calls", "CALLS", lambda one: one.calls, lambda one: f"{one.calls:,}", is_number=True),
-        column("input_tokens", "INPUT", lambda one: one.input_tokens, lambda one: f"{one.input_tokens:,}", is_number=True),
         column(
-            "output_tokens", "OUTPUT", lambda one: one.output_tokens, lambda one: f"{one.output_tokens:,}", is_number=True
+            "input_tokens", "INPUT", lambda one: one.input_tokens, lambda one: f"{one.input_tokens:,}", is_number=True
+        ),
+        column(
+            "output_tokens",
+            "OUTPUT",
+            lambda one: one.output_tokens,
+            lambda one: f"{one.output_tokens:,}",
+            is_number=True,
         ),
         column("cost_usd", "COST", lambda one: format_usd(one.cost), dollars, is_number=True),
         column("share_percent", "SHARE", share, lambda one: percent(one.share_permille), is_number=True),
@@ -93,9 +99,7 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
             fail(str(error), exit_code=MISUSED)
         if until_ms is not None and until_ms <= since_ms:
             fail("--until must be after --since", exit_code=MISUSED)
-        rows = with_ledger(
-            factories, loaded, lambda ledger: ledger.spend(label, since_ms=since_ms, until_ms=until_ms)
-        )
+        rows = with_ledger(factories, loaded, lambda ledger: ledger.spend(label, since_ms=since_ms, until_ms=until_ms))
         made = spend_report(label, rows, top=top)
         match output:
             case Format.JSON:

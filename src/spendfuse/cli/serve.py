@@ -79,4 +79,4 @@ def _warn(factories: Factories, config: Config, path: Path, *, has_key: bool) ->
     for warning in (*config.warnings, *factories.warnings(config)):
         note(f"warning: {warning}")
     if not has_key:
-        note(f"No client key exists yet, so every call is refused. Create one: spendfuse keys create NAME --config {path}")
+        note(f"No client key exists yet: every call is refused. Create one: spendfuse keys create NAME --config {path}")

@@ -1,7 +1,7 @@
 """Values as people and programs read them."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from spendfuse.core.windows import MS_PER_S
@@ -15,9 +15,8 @@ def iso_time(ms: int) -> str:
     return datetime.fromtimestamp(ms / MS_PER_S, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def labels_text(labels: Mapping[str, str] | Iterable[tuple[str, str]]) -> str:
+def labels_text(pairs: Iterable[tuple[str, str]]) -> str:
     """Labels for people: `organization=acme, user=(none)`."""
-    pairs = labels.items() if isinstance(labels, Mapping) else labels
     return ", ".join(f"{name}={value or NO_VALUE}" for name, value in pairs)
 
 

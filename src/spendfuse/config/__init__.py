@@ -1,6 +1,7 @@
 """Typed config: YAML in, one frozen value out.
 
-Failure policy: closed. A config is used whole or not at all; `ConfigInvalid` lists every problem with file and key path.
+Failure policy: closed. A config is used whole or not at all; `ConfigInvalid` lists every problem with its file and key
+path.
 """
 
 from spendfuse.config.loading import load, parse, read_tree

@@ -19,6 +19,8 @@ from spendfuse.config.values import (
     Config,
     ConfiguredKey,
     DialectName,
+    LabelSource,
+    OnDisconnect,
     Provider,
     PublicModel,
     SqliteStore,
@@ -70,11 +72,13 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
     store = _store(document.store, folder, problems)
     providers = _Providers(document, problems).built()
     for provider in providers.values():
-        if provider.needs_api_key and provider.api_key is None and not any(provider.name in one for one in warnings):
+        if provider.needs_api_key and "api_key" not in document.providers[provider.name].model_fields_set:
             warnings.append(f"providers.{provider.name}.api_key: is not set")
     models = _models(document, providers, problems)
     keys = _keys(document, problems)
-    limits = tuple(_limit(name, section, document, problems) for name, section in document.limits.items())
+    limits = tuple(
+        _limit(name, section, document=document, problems=problems) for name, section in document.limits.items()
+    )
     _check_deadline(document, problems)
     problems.raise_any()
     assert store is not None
@@ -91,7 +95,7 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
         new_subjects_per_hour=document.new_subjects,
         trusted_proxies=tuple(document.trusted_proxies),
         cut_tail_s=document.cut_tail / MS_PER_S,
-        on_disconnect=document.on_disconnect,
+        on_disconnect=OnDisconnect(document.on_disconnect),
         providers=MappingProxyType(providers),
         models=MappingProxyType(models),
         keys=keys,
@@ -164,7 +168,7 @@ class _Providers:
         elif dialect == name:
             self._problems.add(path, f"is missing: {name} is not a provider known by name{closest(name, _KNOWN)}")
         else:
-            self._problems.add(path, f'got "{dialect}", expected {", ".join(DialectName)}')
+            self._problems.add(path, f"{self._problems.got(path, dialect)}, expected {', '.join(DialectName)}")
         return None
 
 
@@ -190,13 +194,13 @@ def _models(document: Document, providers: dict[str, Provider], problems: Proble
         if name == "*":
             problems.add(("models", name), "a model for any name is not supported yet by this version")
             continue
-        target = _target(name, section, document, providers, problems)
+        target = _target(name, section, providers=providers, document=document, problems=problems)
         if target is not None:
-            models[name] = _public_model(name, section, target, document)
+            models[name] = _public_model(name, section, target=target, document=document)
     return models
 
 
-def _public_model(name: str, section: ModelSection, target: Target, document: Document) -> PublicModel:
+def _public_model(name: str, section: ModelSection, *, target: Target, document: Document) -> PublicModel:
     provider = target.provider
     return PublicModel(
         name=name,
@@ -211,7 +215,7 @@ def _public_model(name: str, section: ModelSection, target: Target, document: Do
 
 
 def _target(
-    name: str, section: ModelSection, document: Document, providers: dict[str, Provider], problems: Problems
+    name: str, section: ModelSection, *, providers: dict[str, Provider], document: Document, problems: Problems
 ) -> Target | None:
     path = ("models", name)
     if section.strategy is not None or len(section.targets) > 1:
@@ -223,11 +227,11 @@ def _target(
     text = section.targets[0]
     provider_name, _, model = text.partition("/")
     if not provider_name or not model or len(text.encode()) > LABEL_VALUE_BYTES_MAX or not text.isprintable():
-        problems.add(path, f'got "{text[:80]}", expected PROVIDER/MODEL such as openai/gpt-4o')
+        problems.add(path, f"{problems.got(path, text)}, expected PROVIDER/MODEL such as openai/gpt-4o")
         return None
     if provider_name not in document.providers:
         hint = closest(provider_name, document.providers)
-        problems.add(path, f'got "{text}", expected a provider of `providers` before the slash{hint}')
+        problems.add(path, f"{problems.got(path, text)}, expected a provider of `providers` before the slash{hint}")
         return None
     provider = providers.get(provider_name)  # None: it has problems of its own.
     return provider and Target(provider, model)
@@ -253,12 +257,12 @@ def _key(section: KeySection, document: Document) -> ConfiguredKey:
         name=section.name,
         digest=hashlib.sha256(section.key.reveal().encode()).digest(),
         labels=MappingProxyType(section.labels),
-        labels_from=tuple(dict.fromkeys(section.labels_from)),
+        labels_from=tuple(LabelSource(source) for source in dict.fromkeys(section.labels_from)),
         new_subjects_per_hour=section.new_subjects or document.new_subjects,
     )
 
 
-def _limit(name: str, section: LimitSection, document: Document, problems: Problems) -> Limit:
+def _limit(name: str, section: LimitSection, *, document: Document, problems: Problems) -> Limit:
     ((unit, amount),) = section.amounts.items()
     match section.per:
         case CalendarUnit():
@@ -269,9 +273,8 @@ def _limit(name: str, section: LimitSection, document: Document, problems: Probl
             period = section.per
     if isinstance(section.on_exceed, RouteTo) and section.on_exceed.model not in document.models:
         hint = closest(section.on_exceed.model, document.models)
-        problems.add(
-            ("limits", name, "on_exceed"), f'got "{section.on_exceed.model}", expected a model of `models`{hint}'
-        )
+        path = ("limits", name, "on_exceed", "route_to")
+        problems.add(path, f"{problems.got(path, section.on_exceed.model)}, expected a model of `models`{hint}")
     return Limit(
         name=name,
         unit=unit,

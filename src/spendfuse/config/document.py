@@ -4,7 +4,7 @@ Scalars stay texts as they are written: what `12:30`, `010`, `no` or `1e-3` mean
 that YAML 1.1's ideas of them (a number in base 60, one in base 8, a boolean, a text) never apply. Names are texts too.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import yaml
@@ -95,7 +95,7 @@ class _Reader:
         return merged
 
     @contextmanager
-    def _inside(self, node: Node, path: Path) -> Iterator[None]:
+    def _inside(self, node: Node, path: Path) -> Generator[None]:
         if any(node is one for one in self._open):
             raise ConfigInvalid(f"{self._where(node, path)}: the value contains itself")
         self._open.append(node)

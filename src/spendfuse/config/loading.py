@@ -10,11 +10,15 @@ from pydantic_core import ErrorDetails
 
 from spendfuse.config.building import build
 from spendfuse.config.document import Tree, read_yaml
-from spendfuse.config.problems import Path, Problems, closest, got
+from spendfuse.config.problems import Path, Problems, closest
 from spendfuse.config.references import resolve
 from spendfuse.config.schema import SECTIONS_LATER, Document, keys_known_at
 from spendfuse.config.values import Config
 from spendfuse.core.errors import ConfigInvalid
+
+_LIST = "a list"
+_MAPPING = "a mapping"
+_CONTAINERS = (_LIST, _MAPPING)
 
 
 def load(path: str | pathlib.Path, *, environ: Mapping[str, str] = os.environ) -> Config:
@@ -101,8 +105,15 @@ def _add(problems: Problems, error: ErrorDetails, lines: Mapping[Path, int]) -> 
     if kind == "rule":
         problems.add(path, error["msg"])
         return
-    what = error["loc"][-2] if error["loc"] and error["loc"][-1] == "[key]" else error["input"]
-    problems.add(path, f"got {got(path, what)}, expected {_expected(error)}")
+    expected = _expected(error)
+    if expected in _CONTAINERS:
+        # A text in place of a section may be a key.
+        found = "got a text" if isinstance(error["input"], str) else problems.got(path, error["input"])
+    elif error["loc"] and error["loc"][-1] == "[key]":
+        found = "got this name"
+    else:
+        found = problems.got(path, error["input"])
+    problems.add(path, f"{found}, expected {expected}")
 
 
 def _unknown_key(path: Path) -> str:
@@ -117,11 +128,11 @@ def _expected(error: ErrorDetails) -> str:
     match error["type"]:
         case "value_error":
             return str(context["error"])
-        case "enum" | "literal_error":
+        case "literal_error":
             return str(context["expected"]).replace("'", "")
         case "list_type":
-            return "a list"
+            return _LIST
         case "dict_type" | "model_type":
-            return "a mapping"
+            return _MAPPING
         case _:
             return error["msg"]

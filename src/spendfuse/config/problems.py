@@ -18,6 +18,29 @@ class Problems:
         self._source = source
         self._lines = lines
         self._found: dict[str, int] = {}
+        self._hidden: set[Path] = set()
+
+    def hide(self, path: Path) -> None:
+        """Never show the value at a path: it came from the environment, where a slip of the pen may find a key."""
+        self._hidden.add(path)
+
+    def got(self, path: Path, value: object) -> str:
+        """What was found, for people; secrets are not shown, nor are containers, which may hold some."""
+        match value:
+            case None:
+                return "got nothing"
+            case Mapping():
+                return "got a mapping"
+            case list() | tuple():
+                return "got a list"
+            case _ if path in self._hidden or (path and path[-1] in _SECRET_KEYS):
+                return "got a value (not shown)"
+            case str():
+                return f'got "{value if len(value) <= 80 else value[:77] + "..."}"'
+            case bool():
+                return "got true" if value else "got false"
+            case _:
+                return f"got {value}"
 
     def add(self, path: Path, what: str) -> None:
         """Note a problem; the same one is noted once."""
@@ -45,25 +68,6 @@ def path_text(path: Path) -> str:
             plain = part and not set(part) & set(". []\"'")
             text += ("." if text else "") + (part if plain else f'"{part}"')
     return text
-
-
-def got(path: Path, value: object) -> str:
-    """What was found, for people; secrets are not shown, nor are containers, which may hold some."""
-    match value:
-        case None:
-            return "nothing"
-        case Mapping():
-            return "a mapping"
-        case list() | tuple():
-            return "a list"
-        case str() if path and path[-1] in _SECRET_KEYS:
-            return "a text (not shown)"
-        case str():
-            return f'"{value if len(value) <= 80 else value[:77] + "..."}"'
-        case bool():
-            return "true" if value else "false"
-        case _:
-            return str(value)
 
 
 def closest(word: str, known: Iterable[str]) -> str:

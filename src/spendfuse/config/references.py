@@ -56,6 +56,7 @@ class _Resolver:
             self._problems.add(path, "a reference must name an environment variable: os.environ/NAME or ${NAME}")
             return text
         value = self._environ.get(variable)
+        self._problems.hide(path)
         if value:
             return value
         if len(path) == 3 and path[0] == "providers" and path[2] == "api_key":

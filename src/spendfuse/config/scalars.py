@@ -7,6 +7,7 @@ instead. Besides texts, integers are taken: a tree can also come from another pr
 import re
 from decimal import Decimal
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import cast
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
@@ -198,7 +199,7 @@ def on_exceed(value: object) -> OnExceed:
             return REJECT
         case "shadow":
             return Shadow()
-        case {"route_to": str() as model, **others} if model and not others:
+        case {"route_to": str() as model} if model and len(cast("dict[str, object]", value)) == 1:
             return RouteTo(model)
         case _:
             raise ValueError("reject, shadow or {route_to: MODEL}")

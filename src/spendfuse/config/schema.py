@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from spendfuse.config import scalars
 from spendfuse.config.secret import Secret
-from spendfuse.config.values import DialectName, LabelSource, OnDisconnect
+from spendfuse.config.values import DialectName
 from spendfuse.core.limits import OnExceed, Unit
 from spendfuse.core.windows import CalendarUnit, Lifetime, Span
 
@@ -132,7 +132,7 @@ class KeySection(Section):
     name: Name
     key: SecretText
     labels: dict[Name, Labelled] = Field(default_factory=dict[str, str])
-    labels_from: Annotated[list[LabelSource], BeforeValidator(_listed)] = [LabelSource.HEADERS, LabelSource.BODY]
+    labels_from: Annotated[list[Literal["headers", "body"]], BeforeValidator(_listed)] = ["headers", "body"]
     new_subjects: Positive | None = None
 
 
@@ -218,7 +218,7 @@ class Document(Section):
         list[Annotated[IPv4Network | IPv6Network, PlainValidator(scalars.network), _TEXT]], BeforeValidator(_listed)
     ] = []
     cut_tail: Milliseconds = 1_000
-    on_disconnect: OnDisconnect = OnDisconnect.CANCEL
+    on_disconnect: Literal["cancel", "finish"] = "cancel"
     providers: Annotated[dict[Name, ProviderSection], BeforeValidator(_filled)] = Field(
         default_factory=dict[str, ProviderSection]
     )

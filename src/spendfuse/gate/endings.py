@@ -65,4 +65,3 @@ def charge_seen(held: Held, seen: Seen, *, tail_tokens: int) -> Charge:
 def tail_tokens(*, seen_tokens: int, streamed_s: float, tail_s: float) -> int:
     """How many tokens a target makes in `tail_s` at the rate it has shown in this stream."""
     return math.ceil(seen_tokens * tail_s / max(streamed_s, _SHORTEST_STREAM_S))
-

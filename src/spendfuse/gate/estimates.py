@@ -1,7 +1,7 @@
 """From a call to what is asked of the ledger: its quote, and the output caps it can do with.
 
-The first estimate takes the bytes of the text as its tokens, which costs nothing. Tokens are counted only when that does
-not fit, and only where the model's own vocabulary is at hand.
+The first estimate takes the bytes of the text as its tokens, which costs nothing. Tokens are counted only when that
+does not fit, and only where the model's own vocabulary is at hand.
 """
 
 import asyncio
@@ -12,10 +12,11 @@ from spendfuse.core.calls import Call
 from spendfuse.core.decisions import Refused, Shortfall
 from spendfuse.core.labels import Labels
 from spendfuse.core.limits import Limit, Unit
-from spendfuse.core.quotes import CapRange, Quote
+from spendfuse.core.quotes import CapRange
 from spendfuse.core.refusals import Deny
 from spendfuse.gate.learned import LearnedCaps
 from spendfuse.gate.routes import Route
+from spendfuse.pricing.quoting import Quoted
 
 USEFUL_REASONING_TOKENS = 4_096
 USEFUL_STRUCTURED_TOKENS = 1_024
@@ -29,49 +30,45 @@ class Estimate:
     call: Call
     route: Route
     labels: Labels
-    quote: Quote
+    quoted: Quoted
     caps: CapRange
     can_count: bool
+    """Tokens have not been counted yet, and could be."""
     sends_cap: bool
 
 
 class Estimator:
     """Makes estimates under one config."""
 
-    def __init__(self, limits: Sequence[Limit], *, min_output_tokens: int, output_tokens_default: int) -> None:
+    def __init__(self, limits: Sequence[Limit], *, output_tokens_default: int) -> None:
         self._token_limits = tuple(one for one in limits if one.unit in (Unit.TOKENS, Unit.OUTPUT_TOKENS))
         self._with_minimum = tuple(one for one in limits if one.min_output_tokens is not None)
-        self._min_output_tokens = min_output_tokens
         self._output_tokens_default = output_tokens_default
         self._learned = LearnedCaps()
 
-    async def rough(self, call: Call, route: Route, labels: Labels) -> Estimate | Deny:
-        """An estimate by bytes; by tokens where the bytes alone would leave no room for an answer in the window."""
-        quote = route.quote(call, counted=False)
-        if isinstance(quote, Deny):
-            return quote
-        can_count = route.can_count(call)
-        estimate = Estimate(call, route, labels, quote, _NO_OUTPUT, can_count, sends_cap=False)
+    def rough(self, call: Call, route: Route, labels: Labels) -> Estimate | Deny:
+        """An estimate by bytes."""
+        quoted = route.quote(call, counted=False)
+        if isinstance(quoted, Deny):
+            return quoted
         if not call.has_output or (route.is_free and not any(one.covers(labels) for one in self._token_limits)):
-            return estimate
-        caps = self._caps(estimate)
-        if caps.wanted <= caps.useful and can_count:
-            return await self.counted(replace(estimate, sends_cap=True))
-        return replace(estimate, caps=caps, sends_cap=True)
+            return Estimate(call, route, labels, quoted, _NO_OUTPUT, route.can_count, sends_cap=False)
+        caps = self._caps(call, route, labels, quoted)
+        return Estimate(call, route, labels, quoted, caps, route.can_count, sends_cap=True)
 
     async def counted(self, estimate: Estimate) -> Estimate:
         """The estimate with its tokens counted, in a thread: loading the vocabulary and long texts take a while."""
-        quote = await asyncio.to_thread(estimate.route.quote, estimate.call, counted=True)
-        if isinstance(quote, Deny):
-            return replace(estimate, can_count=False)
-        counted = replace(estimate, quote=quote, can_count=False)
-        return replace(counted, caps=self._caps(counted)) if estimate.sends_cap else counted
+        call, route, labels = estimate.call, estimate.route, estimate.labels
+        quoted = await asyncio.to_thread(route.quote, call, counted=True)
+        assert not isinstance(quoted, Deny), "what can be bounded by bytes can be bounded"
+        caps = self._caps(call, route, labels, quoted) if estimate.sends_cap else _NO_OUTPUT
+        return Estimate(call, route, labels, quoted, caps, can_count=False, sends_cap=estimate.sends_cap)
 
     def counting_may_help(self, estimate: Estimate, refused: Refused) -> bool:
-        """Whether fewer input tokens could change a refusal: not when the least output alone does not fit, nor a rate."""
+        """Whether fewer input tokens could change a refusal: not a rate's, nor where the least output does not fit."""
         if not estimate.can_count or refused.shortfall is Shortfall.RATE:
             return False
-        quote = replace(estimate.quote, input_tokens=0, fixed_picos=0)
+        quote = replace(estimate.quoted.quote, input_tokens=0, fixed_picos=0)
         least = quote.at(estimate.caps.useful)
         return all(
             reason.limit.unit.is_consumable and least.of(reason.limit.unit) <= reason.amount - reason.settled
@@ -83,21 +80,20 @@ class Estimator:
         if estimate.call.has_output:
             self._learned.observe(estimate.route.name, estimate.labels.get("feature", ""), output_tokens)
 
-    def _caps(self, estimate: Estimate) -> CapRange:
-        call, route = estimate.call, estimate.route
-        wanted = route.cap_wanted(call, estimate.quote.input_tokens, self._output_tokens_default)
-        learned = self._learned.cap(route.name, estimate.labels.get("feature", ""))
-        useful = min(wanted, self._useful(estimate, learned) + call.thinking_tokens)
+    def _caps(self, call: Call, route: Route, labels: Labels, quoted: Quoted) -> CapRange:
+        wanted = route.cap_wanted(call, quoted, self._output_tokens_default)
+        learned = self._learned.cap(route.name, labels.get("feature", ""))
+        useful = min(wanted, self._useful(call, route, labels, learned) + call.thinking_tokens)
         modest = None if call.cap is not None else max(useful, min(wanted, learned))
         return CapRange(wanted, useful, modest)
 
-    def _useful(self, estimate: Estimate, learned: int) -> int:
-        if estimate.route.reasons:
+    def _useful(self, call: Call, route: Route, labels: Labels, learned: int) -> int:
+        if route.reasons:
             return max(learned, USEFUL_REASONING_TOKENS)
-        if estimate.call.is_structured:
+        if call.is_structured:
             return max(learned, USEFUL_STRUCTURED_TOKENS)
-        of_limits = [one.min_output_tokens or 0 for one in self._with_minimum if one.covers(estimate.labels)]
-        return max(of_limits, default=estimate.route.min_output_tokens or self._min_output_tokens)
+        of_limits = [one.min_output_tokens or 0 for one in self._with_minimum if one.covers(labels)]
+        return max(of_limits, default=route.min_output_tokens)
 
 
 _NO_OUTPUT = CapRange(0, 0)

@@ -61,11 +61,7 @@ class Gate:
         self._client = client
         self._clock = clock
         self._ids = CallIds(ledger.owner_id)
-        self._estimator = Estimator(
-            config.limits,
-            min_output_tokens=config.min_output_tokens,
-            output_tokens_default=config.output_tokens_default,
-        )
+        self._estimator = Estimator(config.limits, output_tokens_default=config.output_tokens_default)
         self._finishing: set[asyncio.Task[Deny | None]] = set()
         self._attribution = Attribution(config.limits)
         self.endings = Endings(ledger, clock)
@@ -119,8 +115,8 @@ class Gate:
     async def _admit_at(
         self, route: Route, call: Call, labels: Labels, reservation_id: ReservationId
     ) -> Admission | Deny:
-        """Reserve at one route: by bytes if they fit, else by tokens where they can be counted; wait; fit; or refuse."""
-        estimate = await self._estimator.rough(call, route, labels)
+        """Reserve at one route: by bytes if they fit, else by tokens if those can be counted; wait; fit; or refuse."""
+        estimate = self._estimator.rough(call, route, labels)
         if isinstance(estimate, Deny):
             return estimate
         try:
@@ -133,14 +129,14 @@ class Gate:
         if isinstance(verdict, Refused):
             return deny_refused(verdict, self._clock.now_ns() // NS_PER_MS)
         self.refusals.count_shadow(verdict.would_refuse, labels)
-        reservation = self.endings.opened(reservation_id, Held(estimate.quote, verdict.cap))
+        reservation = self.endings.opened(reservation_id, Held(estimate.quoted.quote, verdict.cap))
         return Admission(estimate, reservation, verdict.cap if estimate.sends_cap else None)
 
     async def _reserve(self, estimate: Estimate, reservation_id: ReservationId) -> Admitted | Refused:
         demand = Demand(
             reservation_id,
             estimate.labels,
-            estimate.quote,
+            estimate.quoted.quote,
             estimate.caps,
             Fit.WHOLE if estimate.can_count else Fit.LOWER,
             self._config.reservation_deadline_s,
@@ -163,6 +159,19 @@ class Gate:
             deadline_s=self._config.reservation_deadline_s,
             observe_output=partial(self._estimator.observe, admission.estimate),
         )
+
+    @property
+    def needs_peers(self) -> bool:
+        """Whether requests have to say where they come from."""
+        return self._attribution.uses_ip
+
+    async def check_ready(self) -> None:
+        """Whether calls can be admitted now.
+
+        Raises:
+            LedgerUnavailable: they can't; the message says why.
+        """
+        await self._ledger.count_refusals([])
 
     async def drain(self, timeout_s: float) -> None:
         """Wait for calls that go on without their client, then for the ends of all reservations."""

@@ -1,7 +1,7 @@
 """One attempt at an upstream: send, relay what comes back, and learn what the reservation has to be ended at.
 
-Bytes go to the client as they came; reading the upstream waits for the client, so neither is outrun. Whatever interrupts
-the attempt, leaving it closes the upstream's connection, and the reservation is ended by the policy of
+Bytes go to the client as they came; reading the upstream waits for the client, so neither is outrun. Whatever
+interrupts the attempt, leaving it closes the upstream's connection, and the reservation is ended by the policy of
 `gate.endings`.
 """
 
@@ -169,7 +169,7 @@ class Attempt:
 
     def _charge_exact(self, usage: Usage) -> Charge:
         self.observe_output(usage.output_tokens // self.reservation.held.quote.choices)
-        return Charge(usage, self.route.charge(usage))
+        return Charge(usage, self.route.charge(self.call, usage))
 
     def _charge_unknown(self) -> Charge:
         return charge_unknown(

@@ -1,10 +1,12 @@
 """The limits in force, and which of them a call's labels fall under."""
 
+import contextlib
 import hashlib
 import json
 from collections import OrderedDict
 
-from spendfuse.core.labels import Labels
+from spendfuse.core.errors import LedgerError
+from spendfuse.core.labels import Labels, subject_values
 from spendfuse.core.limits import Limit, Unit
 from spendfuse.core.windows import LIFETIME_WINDOW, Window, window_at
 
@@ -39,6 +41,16 @@ class AppliedLimits:
 def window_of(limit: Limit, at_ms: int) -> Window:
     """The window of a limit's balance that a call made at this instant counts in; calls in flight have only one."""
     return LIFETIME_WINDOW if limit.unit is Unit.CONCURRENT else window_at(limit.period, at_ms)
+
+
+def wrong_subject(limit: Limit, subject: str) -> LedgerError | None:
+    """Why a text can't be a subject of the limit: it must be a JSON array with one value for each of its labels."""
+    with contextlib.suppress(ValueError, TypeError):
+        labels = dict(zip(limit.each, subject_values(subject), strict=True))
+        if all(isinstance(value, str) for value in labels.values()) and subject == limit.subject_of(labels):
+            return None
+    each = ", ".join(limit.each) or "no label"
+    return LedgerError(f"limit {limit.name!r} is counted by {each}; {subject!r} is not one of its subjects")
 
 
 def _hash_of(limits: tuple[Limit, ...]) -> str:

@@ -203,7 +203,7 @@ class BatchingLedger:
         return batch
 
     async def _run_batch(self) -> None:
-        running = asyncio.ensure_future(self._outcomes([operation for _, operation in self._batch]))
+        running = self._loop.create_task(self._outcomes([operation for _, operation in self._batch]))
         while not (await asyncio.wait({running}, timeout=self._timeout_s / 10))[0]:
             self._fail_overdue()
         for (pending, operation), outcome in zip(self._batch, running.result(), strict=True):

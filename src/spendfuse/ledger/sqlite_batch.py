@@ -8,7 +8,6 @@ import json
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import assert_never
 
 from spendfuse.core.decisions import Admitted, Refused, decide
 from spendfuse.core.errors import LedgerError, LimitsOutdated, ReservationEnded, ReservationUnknown
@@ -18,15 +17,9 @@ from spendfuse.core.reservations import Charge, Entry, EntryKind, ReservationId,
 from spendfuse.core.windows import MS_PER_S, NS_PER_MS
 from spendfuse.ledger.endings import Ending, closed, expired, late, settled_by, voided
 from spendfuse.ledger.operations import (
-    AddKey,
-    CountRefusals,
-    ExpireDue,
     Extend,
-    Operation,
     Outcome,
     Reserve,
-    RevokeKey,
-    SetAmount,
     Settle,
     Void,
 )
@@ -217,9 +210,7 @@ class Batch:
         fleeting: str,
     ) -> None:
         held = admitted.held
-        self._open[reservation_id] = _Open(
-            reservation_id, self._now_ms, admitted.cap, held, label_set_id, fleeting
-        )
+        self._open[reservation_id] = _Open(reservation_id, self._now_ms, admitted.cap, held, label_set_id, fleeting)
         self._changes.opened.append(
             (
                 reservation_id,
@@ -317,9 +308,7 @@ class Batch:
         self._open[known.reservation_id] = known
         return known
 
-    def _remember_entry(
-        self, row: tuple[int, int, int, int, int, int, int, int, int, int, int, int, str]
-    ) -> None:
+    def _remember_entry(self, row: tuple[int, int, int, int, int, int, int, int, int, int, int, int, str]) -> None:
         entry = Entry(
             reservation_id=ReservationId(row[0]),
             kind=EntryKind(row[1]),

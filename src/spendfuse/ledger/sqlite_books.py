@@ -146,7 +146,9 @@ class Books:
         self.is_outdated = self._own is not None and newest_hash(self._connection) != self._own.hash
         stored = limits_in_force(self._connection)
         self._stored = {one.limit.identity: one for one in stored}
-        self._limits = self._own if self._own and not self.is_outdated else AppliedLimits(tuple(s.limit for s in stored))
+        self._limits = (
+            self._own if self._own and not self.is_outdated else AppliedLimits(tuple(s.limit for s in stored))
+        )
         self._overrides = overrides(self._connection)
         self._forget_rows()
 

@@ -12,7 +12,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from types import TracebackType
 
@@ -34,7 +34,7 @@ def sqlite_has_wal_race(version: tuple[int, int, int]) -> bool:
 
 
 @contextlib.contextmanager
-def store_errors() -> Iterator[None]:
+def store_errors() -> Generator[None]:
     """Turn what the file system or SQLite refuses into `LedgerUnavailable`."""
     try:
         yield
@@ -133,7 +133,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 @contextlib.contextmanager
-def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+def transaction(connection: sqlite3.Connection) -> Generator[None]:
     """A write transaction; rolled back whatever goes wrong."""
     connection.execute("BEGIN IMMEDIATE")
     try:
@@ -160,7 +160,8 @@ def migrate(connection: sqlite3.Connection, now_ms: int) -> None:
     newest = known[-1][0]
     if applied > newest:
         raise LedgerError(
-            f"the store has schema {applied}, this Spendfuse knows up to {newest}: upgrade Spendfuse, or use another store"
+            f"the store has schema {applied}, this Spendfuse knows up to {newest}:"
+            " upgrade Spendfuse, or use another store"
         )
     for number, name, script in known:
         if number > applied:

@@ -73,8 +73,7 @@ def apply_limits(connection: sqlite3.Connection, applied: AppliedLimits, now_ms:
 
 
 def _apply(connection: sqlite3.Connection, limit: Limit, now_ms: int) -> None:
-    row = connection.execute(_SELECT_LIMIT, (limit.identity,)).fetchone()
-    since_ms: int | None = None if row is None else row[2]
+    _, text, since_ms = connection.execute(_SELECT_LIMIT, (limit.identity,)).fetchone() or (0, "", None)
     (limit_id,) = connection.execute(
         _UPSERT_LIMIT, (limit.identity, limit_text(limit), now_ms if since_ms is None else since_ms)
     ).fetchone()
@@ -83,11 +82,9 @@ def _apply(connection: sqlite3.Connection, limit: Limit, now_ms: int) -> None:
     if since_ms is None:
         _open_balances(connection, limit, limit_id, now_ms)
         return
-    before = limit_from_text(row[1])
+    before = limit_from_text(text)
     if before.is_enforced != limit.is_enforced:
-        connection.execute(
-            _UPDATE_ENFORCEMENT, {"limit_id": limit_id, "enforced": limit.is_enforced, "now_ms": now_ms}
-        )
+        connection.execute(_UPDATE_ENFORCEMENT, {"limit_id": limit_id, "enforced": limit.is_enforced, "now_ms": now_ms})
     if before.amount != limit.amount:
         update_amounts(connection, limit, limit_id, amount=limit.amount, subject=None, now_ms=now_ms)
 

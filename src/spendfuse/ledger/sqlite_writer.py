@@ -1,5 +1,6 @@
 """The one connection of a process that writes to a SQLite store. Everything here runs on the writer's thread."""
 
+import contextlib
 import json
 import os
 import socket
@@ -12,7 +13,7 @@ from spendfuse.clock import Clock
 from spendfuse.core.errors import LedgerClosed, LedgerError
 from spendfuse.core.reservations import Entry
 from spendfuse.core.windows import NS_PER_MS
-from spendfuse.ledger.applied import AppliedLimits
+from spendfuse.ledger.applied import AppliedLimits, wrong_subject
 from spendfuse.ledger.operations import (
     AddKey,
     CountRefusals,
@@ -79,17 +80,17 @@ class SqliteWriter:
             LedgerUnavailable: the file can't be used.
             LedgerError: a newer Spendfuse has written it.
         """
-        with store_errors():
+        with store_errors(), contextlib.ExitStack() as undo:
             self._lock = FileLock(lock_path(self._path))
+            undo.callback(self._lock.close)
             self._owners = OwnerFiles(self._path)
-            with self._lock:
+            undo.callback(self._owners.release)
+            with self._lock, contextlib.ExitStack() as undo_locked:
                 self._connection = connect_writer(self._path)
-                with transaction(self._connection):
-                    now_ms = self._clock.now_ns() // NS_PER_MS
-                    migrate(self._connection, now_ms)
-                    if self._applied is not None:
-                        apply_limits(self._connection, self._applied, now_ms)
-                        self._register(now_ms)
+                undo_locked.callback(self._connection.close)
+                self._prepare()
+                undo_locked.pop_all()
+            undo.pop_all()
         self._books = Books(self._connection, self._applied)
         self._is_open = True
 
@@ -103,3 +104,153 @@ class SqliteWriter:
         except BaseException:
             self._books.drop()
             raise
+
+    def close(self) -> None:
+        """End this owner, expire what it holds and release the store, all under the lock.
+
+        Whatever fails, the owner's file is released, so that another process will expire what is left.
+        """
+        if not self._is_open:
+            return
+        self._is_open = False
+        try:
+            with store_errors(), self._lock:
+                try:
+                    self._end_owner()
+                finally:
+                    # The last connection to close runs a checkpoint.
+                    self._connection.close()
+        finally:
+            self._owners.release()
+            self._lock.close()
+        if self.owner_id:
+            self._owners.forget(self.owner_id)
+
+    def _prepare(self) -> None:
+        with transaction(self._connection):
+            now_ms = self._clock.now_ns() // NS_PER_MS
+            migrate(self._connection, now_ms)
+            if self._applied is not None:
+                apply_limits(self._connection, self._applied, now_ms)
+                self._register(now_ms)
+
+    def _run(self, operations: Sequence[Operation]) -> list[Outcome]:
+        now_ns = self._clock.now_ns()
+        if self._books.refresh() and self.owner_id:
+            self._keep_registered(now_ns // NS_PER_MS)
+        batch = Batch(self._connection, self._books, owner_id=self.owner_id, now_ns=now_ns)
+        batch.read([one.reservation_id for one in operations if isinstance(one, Settle | Reserve | Void | Extend)])
+        outcomes = [self._execute(batch, one, now_ns // NS_PER_MS) for one in operations]
+        batch.write()
+        return outcomes
+
+    def _execute(self, batch: Batch, operation: Operation, now_ms: int) -> Outcome:
+        match operation:
+            case Reserve():
+                return batch.reserve(operation) if self.owner_id else _WITHOUT_LIMITS
+            case Settle():
+                return batch.settle(operation)
+            case Void():
+                return batch.void(operation)
+            case Extend():
+                return batch.extend(operation)
+            case ExpireDue():
+                return self._expire_due(batch, now_ms)
+            case CountRefusals():
+                return self._count_refusals(operation, now_ms)
+            case SetAmount():
+                return self._set_amount(batch, operation, now_ms)
+            case AddKey():
+                return self._add_key(operation, now_ms)
+            case RevokeKey():
+                return self._revoke_key(operation, now_ms)
+            case _:
+                assert_never(operation)
+
+    def _expire_due(self, batch: Batch, now_ms: int) -> tuple[Entry, ...]:
+        if self.owner_id and now_ms >= self._renew_at_ms:
+            self._connection.execute(_RENEW_LEASE, (now_ms + LEASE_MS, self.owner_id)).fetchall()
+            self._renew_at_ms = now_ms + LEASE_RENEWAL_MS
+        for (owner_id,) in self._connection.execute(_SELECT_OWNERS).fetchall():
+            if owner_id != self.owner_id and self._owners.is_gone(owner_id):
+                self._connection.execute(_DELETE_OWNER, (owner_id,))
+                self._owners.forget(owner_id)
+        if now_ms >= self._purge_at_ms:
+            self._connection.execute(_DELETE_IDLE_RATES, (now_ms * NS_PER_MS,))
+            self._purge_at_ms = now_ms + IDLE_RATES_INTERVAL_MS
+        return batch.expire_due()
+
+    def _count_refusals(self, operation: CountRefusals, now_ms: int) -> None:
+        hour_ms = now_ms // HOUR_MS * HOUR_MS
+        rows = [
+            (hour_ms, one.code, one.limit_name, one.feature, one.user, int(one.shadow), one.count)
+            for one in operation.counts
+        ]
+        self._connection.executemany(_UPSERT_REFUSAL, rows)
+
+    def _set_amount(self, batch: Batch, operation: SetAmount, now_ms: int) -> LedgerError | None:
+        stored = self._books.stored_limit(operation.limit_name)
+        if stored is None:
+            return LedgerError(f"no limit in force is named {operation.limit_name!r}")
+        if (wrong := wrong_subject(stored.limit, operation.subject)) is not None:
+            return wrong
+        batch.write()
+        limit_id, limit, subject = stored.limit_id, stored.limit, operation.subject
+        if operation.amount is None:
+            self._connection.execute(_DELETE_OVERRIDE, (limit_id, subject))
+        else:
+            self._connection.execute(_UPSERT_OVERRIDE, (limit_id, subject, operation.amount))
+        amount = limit.amount if operation.amount is None else operation.amount
+        update_amounts(self._connection, limit, limit_id, amount=amount, subject=subject, now_ms=now_ms)
+        self._connection.execute(_GROW_REVISION, ("limits",))
+        self._books.reload_limits()
+        return None
+
+    def _add_key(self, operation: AddKey, now_ms: int) -> LedgerError | None:
+        key = operation.record
+        labels, labels_from = json.dumps(dict(key.labels)), json.dumps(key.labels_from)
+        row = (key.name, key.digest, labels, labels_from, key.created_at_ms or now_ms, key.revoked_at_ms)
+        try:
+            self._connection.execute(_INSERT_KEY, row)
+        except sqlite3.IntegrityError:
+            return LedgerError(f"a live key named {key.name!r}, or with the same secret, is stored already")
+        self._connection.execute(_GROW_REVISION, ("keys",))
+        return None
+
+    def _revoke_key(self, operation: RevokeKey, now_ms: int) -> bool:
+        if not self._connection.execute(_REVOKE_KEY, (now_ms, operation.name)).fetchall():
+            return False
+        self._connection.execute(_GROW_REVISION, ("keys",))
+        return True
+
+    def _register(self, now_ms: int) -> None:
+        """Become an owner with a number that no other owner shares, nor any call id of its."""
+        taken = {row[0] % _OWNERS_APART for row in self._connection.execute(_SELECT_OWNERS)}
+        row = (now_ms, now_ms + LEASE_MS, os.getpid(), socket.gethostname())
+        while True:
+            (owner_id,) = self._connection.execute(_INSERT_OWNER, row).fetchone()
+            if owner_id % _OWNERS_APART not in taken or len(taken) >= _OWNERS_APART:
+                break
+            self._connection.execute(_DELETE_OWNER, (owner_id,))
+        self._owners.claim(owner_id)
+        self.owner_id = owner_id
+        self._renew_at_ms = now_ms + LEASE_RENEWAL_MS
+
+    def _keep_registered(self, now_ms: int) -> None:
+        """Register anew when this owner was taken for dead: what it held has been, or will be, expired."""
+        if self.owner_id not in {row[0] for row in self._connection.execute(_SELECT_OWNERS)}:
+            self._register(now_ms)
+
+    def _end_owner(self) -> None:
+        if not self.owner_id:
+            return
+        with transaction(self._connection):
+            now_ns = self._clock.now_ns()
+            self._books.refresh()
+            self._connection.execute(_DELETE_OWNER, (self.owner_id,))
+            batch = Batch(self._connection, self._books, owner_id=self.owner_id, now_ns=now_ns)
+            batch.expire_due()
+            batch.write()
+
+
+_WITHOUT_LIMITS = LedgerError("this process opened the store without limits, so it can't reserve")

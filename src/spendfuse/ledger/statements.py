@@ -3,16 +3,18 @@
 import sqlite3
 from importlib.resources import files
 
+_PACKAGE = "spendfuse.ledger"
+
 
 def sql(engine: str, name: str) -> str:
     """One named statement, without its comment."""
-    text = files(__package__).joinpath("sql", engine, f"{name}.sql").read_text(encoding="utf-8")
+    text = files(_PACKAGE).joinpath("sql", engine, f"{name}.sql").read_text(encoding="utf-8")
     return "\n".join(line for line in text.splitlines() if not line.startswith("--")).strip()
 
 
 def migrations(engine: str) -> list[tuple[int, str, str]]:
     """All migrations in order: number, name, script."""
-    folder = files(__package__).joinpath("migrations", engine)
+    folder = files(_PACKAGE).joinpath("migrations", engine)
     found: list[tuple[int, str, str]] = []
     for file in folder.iterdir():
         if file.name.endswith(".sql"):

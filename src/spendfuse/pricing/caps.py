@@ -7,8 +7,8 @@ from importlib.resources import files
 from typing import TypedDict, cast
 
 from spendfuse.pricing.images import image_rule
-from spendfuse.pricing.media import MediaRules
-from spendfuse.pricing.sheet import REMEMBERED_NAMES_MAX, Listing, Sheet, without_snapshot
+from spendfuse.pricing.media import NO_MEDIA_RULES, MediaRules
+from spendfuse.pricing.sheet import REMEMBERED_NAMES_MAX, Listing, Sheet
 
 _OBEY_MAX_COMPLETION_TOKENS = frozenset({"openai", "azure"})
 
@@ -24,7 +24,7 @@ class ModelCaps:
     context_window: int | None = None
     output_tokens_max: int | None = None
     reasons: bool = False
-    media: MediaRules = MediaRules()
+    media: MediaRules = NO_MEDIA_RULES
     cap_field: str = "max_tokens"
     reference_tokens: int | None = None
 
@@ -71,12 +71,11 @@ class CapsTable:
         )
 
     def _entry(self, seller: str, model: str, listing: Listing | None) -> _Entry:
-        """The entry of the exact name, of the name without its snapshot, or of the model that the sheet takes it for.
+        """The entry of the exact name, or of the model that the sheet takes it for.
 
         A name that the sheet does not know has none: it might be anything.
         """
         if listing is None:
             return {}
         entries = self._entries.get(seller, {})
-        name = model.lower()
-        return entries.get(name) or entries.get(without_snapshot(name)) or entries.get(listing.model) or {}
+        return entries.get(model.lower()) or entries.get(listing.model) or {}

@@ -32,6 +32,9 @@ class MediaRules:
     document_page_tokens: int | None = None
 
 
+NO_MEDIA_RULES = MediaRules()
+
+
 def media_bound(media: Media, rules: MediaRules) -> int | None:
     """The most tokens that a piece of inline media can be billed as; None when only the context window bounds it."""
     match media.kind:

@@ -85,7 +85,7 @@ class _ProviderSheet:
             if _matches(rule, name):
                 entry = orjson.loads(self._lines[index])
                 known = {entry["model"].lower(), *_literals(rule)}
-                is_known = name in known or without_snapshot(name) in known
+                is_known = name in known or _SNAPSHOT_SUFFIX.sub("", name) in known
                 return _listing(self._provider, entry) if is_known else None
         return None
 
@@ -128,11 +128,6 @@ class Sheet:
             content = (self._folder / f"{provider}.jsonl").read_bytes()
             self._opened[provider] = _ProviderSheet(provider, content)
         return self._opened[provider]
-
-
-def without_snapshot(name: str) -> str:
-    """A name without the date or version of its snapshot: `gpt-4o-2024-11-20` is a `gpt-4o`."""
-    return _SNAPSHOT_SUFFIX.sub("", name)
 
 
 def _matches(rule: _Rule, name: str) -> bool:

@@ -1,23 +1,23 @@
 """The ASGI app: `/v1` bare, for speed; everything else is Starlette's.
 
-Reads a request whole, within bounds and only after its key was accepted, and watches for the client's leaving while the
-gate works.
+Reads a request whole, within bounds and only after its key was accepted, and cancels the gate's work when the client
+leaves.
 """
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
 
 from spendfuse.core.refusals import Code, Deny
 from spendfuse.gate.gate import Gate
 from spendfuse.gate.requests import Request
 from spendfuse.server.auth import Keyring
+from spendfuse.server.cycle import CALL, HardenedCycle
 from spendfuse.server.downstream import AsgiDownstream, Message, Receive, Send
 from spendfuse.server.peers import Peers
 from spendfuse.server.run import ASGIApp
 from spendfuse.wire.dialect import Answer, Dialect
 from spendfuse.wire.labels import labels_from_headers
-from spendfuse.wire.openai_models import ModelList
+from spendfuse.wire.openai_models import model_answer, models_answer
 
 API = "/v1/"
 _IDENTITY = (b"", b"identity")
@@ -32,12 +32,12 @@ class App:
         gate: Gate,
         keyring: Keyring,
         dialects: Mapping[str, Dialect],
-        models: ModelList,
+        models: Collection[str],
         others: ASGIApp,
         peers: Peers | None,
         body_bytes_max: int,
     ) -> None:
-        """`dialects` by path below `/v1/`; without `peers` calls have no address."""
+        """`dialects` by path below `/v1/`; `models` are the public names; without `peers` calls have no address."""
         self._gate = gate
         self._keyring = keyring
         self._dialects = {API + path: dialect for path, dialect in dialects.items()}
@@ -52,7 +52,7 @@ class App:
         if scope["type"] != "http" or not path.startswith(API):
             await self._others(scope, receive, send)
             return
-        down = AsgiDownstream(send)
+        down = AsgiDownstream(send, scope[CALL])
         headers = dict(scope["headers"])
         caller = self._keyring.caller(headers)
         dialect = self._dialects.get(path, self._fallback)
@@ -71,7 +71,7 @@ class App:
             elif body is not None:
                 ip = self._peers.ip_of(scope["client"][0], headers) if self._peers else ""
                 request = Request(dialect, caller, denied, ip, headers, body)
-                await _serve_while_there(self._gate, request, down, receive)
+                await _serve_while_there(self._gate, request, down, scope[CALL])
 
     def _deny_head(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> Deny | None:
         if path not in self._dialects:
@@ -79,7 +79,9 @@ class App:
         if method != "POST":
             return Deny(Code.METHOD_NOT_ALLOWED, f"{path} takes POST, not {method}.")
         if headers.get(b"content-encoding", b"").lower() not in _IDENTITY:
-            return Deny(Code.UNSUPPORTED_ENCODING, "A compressed body can't be checked. Send it without Content-Encoding.")
+            return Deny(
+                Code.UNSUPPORTED_ENCODING, "A compressed body can't be checked. Send it without Content-Encoding."
+            )
         return None
 
     async def _read_body(self, receive: Receive) -> bytes | Deny | None:
@@ -102,27 +104,22 @@ class App:
         if method not in ("GET", "HEAD"):
             return self._fallback.refuse(Deny(Code.METHOD_NOT_ALLOWED, f"{path} takes GET, not {method}."))
         if path == "/v1/models":
-            return self._models.all()
-        answer = self._models.one(path.removeprefix("/v1/models/"))
-        return self._fallback.refuse(answer) if isinstance(answer, Deny) else answer
+            return models_answer(self._models)
+        return model_answer(path.removeprefix("/v1/models/"), self._models)
 
 
-async def _serve_while_there(gate: Gate, request: Request, down: AsgiDownstream, receive: Receive) -> None:
+async def _serve_while_there(gate: Gate, request: Request, down: AsgiDownstream, call: HardenedCycle) -> None:
     """Serve a request, and cancel that at once when its client leaves."""
-    call = asyncio.current_task()
-    assert call is not None
-    watch = asyncio.create_task(_cancel_when_gone(receive, call))
+    if call.disconnected:
+        return
+    task = asyncio.current_task()
+    assert task is not None
+    call.on_leave = task.cancel
     try:
         await gate.serve(request, down)
     except asyncio.CancelledError:
-        if not watch.done():
+        if not call.disconnected:
             raise
-        call.uncancel()
+        task.uncancel()
     finally:
-        watch.cancel()
-
-
-async def _cancel_when_gone(receive: Receive, call: asyncio.Task[Any]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    call.cancel()
+        call.on_leave = None

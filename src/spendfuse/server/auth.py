@@ -43,9 +43,7 @@ class Keyring:
 
     def _admit(self, records: Iterable[KeyRecord]) -> None:
         self._callers = {
-            record.digest[:8]: (record.digest, _caller_of(record))
-            for record in records
-            if record.revoked_at_ms is None
+            record.digest[:8]: (record.digest, _caller_of(record)) for record in records if record.revoked_at_ms is None
         }
 
     def caller(self, headers: Mapping[bytes, bytes]) -> Caller | Deny:

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
+from spendfuse.server.cycle import HardenedCycle
 from spendfuse.wire.dialect import Answer
 
 Message = MutableMapping[str, Any]
@@ -13,10 +14,11 @@ Send = Callable[[Message], Awaitable[None]]
 class AsgiDownstream:
     """Answers one request. Awaiting `send` waits while the client does not read."""
 
-    __slots__ = ("_send",)
+    __slots__ = ("_call", "_send")
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, call: HardenedCycle) -> None:
         self._send = send
+        self._call = call
 
     async def answer(self, answer: Answer) -> None:
         """See `Downstream`."""
@@ -36,6 +38,10 @@ class AsgiDownstream:
     async def finish(self) -> None:
         """See `Downstream`."""
         await self._send({"type": "http.response.body", "body": b""})
+
+    async def abort(self) -> None:
+        """See `Downstream`."""
+        self._call.abort()
 
 
 def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:

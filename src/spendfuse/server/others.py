@@ -25,7 +25,9 @@ def others_app(check_ready: Callable[[], Awaitable[None]]) -> ASGIApp:
         return JSONResponse({"status": "ready"})
 
     async def unknown(request: Request, _: Exception) -> JSONResponse:
-        message = f"There is no {request.url.path} here. The API is below /v1, health at /health/live and /health/ready."
+        message = (
+            f"There is no {request.url.path} here. The API is below /v1, health at /health/live and /health/ready."
+        )
         return JSONResponse(
             {"error": {"message": message, "type": "invalid_request_error", "param": None, "code": "not_found"}}, 404
         )

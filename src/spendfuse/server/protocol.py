@@ -30,7 +30,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from spendfuse.server.cycle import HardenedCycle, Refusal
+from spendfuse.server.cycle import CALL, HardenedCycle, Refusal
 
 logger = logging.getLogger("spendfuse.server")
 
@@ -108,6 +108,8 @@ class HardenedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        if self._call is not None:
+            self._call.left()
         del self._parser  # It holds this protocol's methods.
         for timer in (self._timer, self._stall_timer):
             if timer is not None:
@@ -267,6 +269,7 @@ class HardenedProtocol(HttpToolsProtocol):
             on_response=self.on_response_complete,
         )
         call.refuse = self._refuse
+        cast("dict[str, object]", self.scope)[CALL] = call
         self._call = self.cycle = call
         self._start_asgi_task(call, self._app)
 
@@ -324,6 +327,7 @@ class HardenedProtocol(HttpToolsProtocol):
         if call is not None and not call.response_complete:
             call.disconnected = True
             call.message_event.set()
+            call.left()
             if call.response_started:
                 self.transport.abort()
                 return

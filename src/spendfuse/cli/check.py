@@ -1,0 +1,94 @@
+"""`spendfuse check`: is this config right, and what does it say?"""
+
+from datetime import UTC, datetime
+from typing import Annotated, cast
+
+import typer
+
+from spendfuse.cli.factories import Factories
+from spendfuse.cli.options import DEFAULT_CONFIG, ConfigPath
+from spendfuse.cli.output import MISUSED, Column, Json, fail, note, say, say_json, say_table
+from spendfuse.cli.texts import counted
+from spendfuse.config import Config, json_schema, load
+from spendfuse.core.limits import Limit, Reject, RouteTo, Shadow
+
+
+def limit_words(limit: Limit) -> str:
+    """A limit in words: `feature-week ($50.00 per week, each feature); only model=gpt-4o; shadow: never refuses`."""
+    text = limit.describe()
+    if limit.match:
+        only = " and ".join(f"{name}={'|'.join(sorted(values))}" for name, values in limit.match.items())
+        text += f"; only {only}"
+    if limit.require:
+        text += f"; refuses calls without {' or '.join(limit.each)}"
+    match limit.on_exceed:
+        case Reject():
+            pass
+        case Shadow():
+            text += "; shadow: counts, never refuses"
+        case RouteTo(model=model):
+            text += f"; then routes to {model}"
+    return text
+
+
+def _say_models(config: Config) -> list[str]:
+    """Show every model with its price; returns what is wrong with them."""
+    # Prices take a while to load, which other commands need not.
+    from spendfuse.cli.model_prices import PriceBook
+    from spendfuse.pricing.describe import usd_per_million
+    from spendfuse.pricing.targets import PricedTarget, Unpriced
+
+    book = PriceBook(config)
+    found = {name: book.of(name) for name in config.models}
+    now = datetime.now(UTC)
+
+    def rate(one: PricedTarget, name: str) -> str:
+        picos: int | None = getattr(one.price(now).base, name)
+        return "-" if picos is None else f"${usd_per_million(picos)}"
+
+    def tokens(count: int | None) -> str:
+        return "unknown" if count is None else f"{count:,}"
+
+    column = Column[tuple[str, PricedTarget]]
+    columns = (
+        column("model", "MODEL", None, lambda row: row[0]),
+        column("target", "TARGET", None, lambda row: f"{row[1].provider}/{row[1].model}"),
+        column("input", "INPUT/1M", None, lambda row: rate(row[1], "input"), is_number=True),
+        column("cache_read", "CACHED/1M", None, lambda row: rate(row[1], "cache_read"), is_number=True),
+        column("output", "OUTPUT/1M", None, lambda row: rate(row[1], "output"), is_number=True),
+        column("window", "WINDOW", None, lambda row: tokens(row[1].caps.context_window), is_number=True),
+        column("cap", "MAX OUTPUT", None, lambda row: tokens(row[1].caps.output_tokens_max), is_number=True),
+        column("source", "PRICE FROM", None, lambda row: row[1].source),
+    )
+    priced = [(name, one) for name, one in found.items() if isinstance(one, PricedTarget)]
+    if priced:
+        say()
+        say_table(columns, priced)
+    return [one.message for one in found.values() if isinstance(one, Unpriced)]
+
+
+def add_to(app: typer.Typer, factories: Factories) -> None:
+    @app.command()
+    def check(
+        config: ConfigPath = DEFAULT_CONFIG,
+        schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of a config instead.")] = False,
+    ) -> None:
+        """Validate a config and say what it means: limits in words, models with their prices, warnings."""
+        if schema:
+            say_json(cast("Json", json_schema()))
+            return
+        loaded = load(config)
+        say(f"store     {loaded.store.path}")
+        say(f"timezone  {loaded.timezone}")
+        say(f"limits    {counted(len(loaded.limits), 'limit')}")
+        for limit in loaded.limits:
+            say(f"  {limit_words(limit)}")
+        errors = _say_models(loaded)
+        for warning in (*loaded.warnings, *factories.warnings(loaded)):
+            note(f"warning: {warning}")
+        if errors:
+            for error in errors[:-1]:
+                note(f"error: {error}")
+            fail(errors[-1], exit_code=MISUSED)
+        say()
+        say(f"{config} is valid")

@@ -1,0 +1,46 @@
+"""Balances and rates as `limits list` shows them."""
+
+from spendfuse.core.limits import Limit
+from spendfuse.core.windows import Window
+from spendfuse.ledger.store import BalanceLine
+
+
+def balance_line(
+    limit: Limit, subject: str, override: int | None, *, settled: int, reserved: int, window: Window
+) -> BalanceLine:
+    """One balance in its current window."""
+    return BalanceLine(
+        limit_name=limit.name,
+        unit=limit.unit.value,
+        period=str(limit.period),
+        each=limit.each,
+        subject=subject,
+        amount=limit.amount if override is None else override,
+        is_overridden=override is not None,
+        is_enforced=limit.is_enforced,
+        settled=settled,
+        reserved=reserved,
+        resets_at_ms=window.ends_at_ms,
+    )
+
+
+def rate_line(limit: Limit, subject: str, override: int | None, tat_ns: int, now_ns: int) -> BalanceLine:
+    """One rate; of its burst, `settled` is in use now."""
+    amount = limit.amount if override is None else override
+    in_use = 0
+    if amount > 0:
+        refill = limit.refill_of(amount)
+        in_use = refill.burst - refill.available(tat_ns, now_ns)
+    return BalanceLine(
+        limit_name=limit.name,
+        unit=limit.unit.value,
+        period=str(limit.period),
+        each=limit.each,
+        subject=subject,
+        amount=amount,
+        is_overridden=override is not None,
+        is_enforced=limit.is_enforced,
+        settled=in_use,
+        reserved=0,
+        resets_at_ms=None,
+    )

@@ -1,0 +1,111 @@
+"""The SQLite engine: one file, any number of processes on one host.
+
+Failure policy: closed; see `sqlite_file` for what counts as unavailable.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from spendfuse.clock import Clock, SystemClock
+from spendfuse.core.errors import LedgerUnavailable
+from spendfuse.core.limits import Limit
+from spendfuse.ledger.applied import AppliedLimits
+from spendfuse.ledger.batching import STORE_TIMEOUT_S, BatchingLedger
+from spendfuse.ledger.operations import Operation, Outcome
+from spendfuse.ledger.sqlite_reader import SqliteReader
+from spendfuse.ledger.sqlite_writer import SqliteWriter
+from spendfuse.ledger.store import BalanceLine, KeyRecord, Ledger, Mismatch, SpendRow
+from spendfuse.ledger.worker import WorkerThread
+
+
+async def open_sqlite(
+    path: Path,
+    *,
+    limits: tuple[Limit, ...] | None,
+    clock: Clock | None = None,
+    timeout_s: float = STORE_TIMEOUT_S,
+) -> Ledger:
+    """Open, and if need be create or upgrade, a store, and make these limits the ones that rule.
+
+    With None nothing is applied: such a process does everything but reserve. Must be called after any fork.
+
+    Raises:
+        LedgerUnavailable: the file can't be used, or its lock can't be had within `timeout_s`.
+        LedgerError: a newer Spendfuse has written the store.
+    """
+    engine = SqliteEngine(path, limits, clock or SystemClock(), timeout_s)
+    await engine.open()
+    ledger = BatchingLedger(engine, timeout_s=timeout_s)
+    ledger.start()
+    return ledger
+
+
+class SqliteEngine:
+    """An `Engine` over two connections, each on a thread of its own: one writes, one reads snapshots."""
+
+    def __init__(self, path: Path, limits: tuple[Limit, ...] | None, clock: Clock, timeout_s: float) -> None:
+        applied = None if limits is None else AppliedLimits(limits)
+        self._writer = SqliteWriter(path, applied, clock)
+        self._reader = SqliteReader(path, clock)
+        self._writing = WorkerThread("ledger-writer")
+        self._reading = WorkerThread("ledger-reader")
+        self._timeout_s = timeout_s
+
+    @property
+    def owner_id(self) -> int:
+        """See `Engine`."""
+        return self._writer.owner_id
+
+    async def open(self) -> None:
+        """See `open_sqlite`."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._writing.submit(self._writer.open)
+                await self._reading.submit(self._reader.open)
+        except BaseException as error:
+            # Should it still succeed on its thread, it is closed at once.
+            self._writing.submit(self._writer.close)
+            self._stop()
+            if isinstance(error, TimeoutError):
+                raise LedgerUnavailable(f"another process held the store's lock for {self._timeout_s:g} s") from None
+            raise
+
+    async def run(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        """See `Engine`."""
+        return await self._writing.submit(lambda: self._writer.run(operations))
+
+    async def balances(self, limit_name: str | None) -> Sequence[BalanceLine]:
+        """See `Engine`."""
+        return await self._reading.submit(lambda: self._reader.balances(limit_name))
+
+    async def audit(self) -> Sequence[Mismatch]:
+        """See `Engine`."""
+        return await self._reading.submit(self._reader.audit)
+
+    async def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> Sequence[SpendRow]:
+        """See `Engine`."""
+        return await self._reading.submit(lambda: self._reader.spend(label, since_ms=since_ms, until_ms=until_ms))
+
+    async def keys(self) -> Sequence[KeyRecord]:
+        """See `Engine`."""
+        return await self._reading.submit(self._reader.keys)
+
+    async def keys_revision(self) -> int:
+        """See `Engine`."""
+        return await self._reading.submit(self._reader.keys_revision)
+
+    async def close(self) -> None:
+        """See `Engine`."""
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._reading.submit(self._reader.close)
+                await self._writing.submit(self._writer.close)
+        except TimeoutError:
+            raise LedgerUnavailable("the store hangs; what this process holds expires once it has ended") from None
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._reading.stop()
+        self._writing.stop()

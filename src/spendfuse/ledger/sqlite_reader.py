@@ -1,0 +1,171 @@
+"""What reports, audits and the command line read from a SQLite store. Everything here runs on the reader's thread.
+
+Every verb reads one consistent snapshot and takes no lock, so it neither waits for writers nor makes them wait.
+"""
+
+import contextlib
+import json
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+from spendfuse.clock import Clock
+from spendfuse.core.labels import FLEETING_LABELS
+from spendfuse.core.money import AMOUNT_MAX
+from spendfuse.core.windows import NS_PER_MS, Window
+from spendfuse.ledger.applied import window_of
+from spendfuse.ledger.definitions import StoredLimit
+from spendfuse.ledger.lines import balance_line, rate_line
+from spendfuse.ledger.sqlite_file import connect_reader, store_errors
+from spendfuse.ledger.sqlite_limits import BUCKET_MS, Fold, limits_in_force, overrides
+from spendfuse.ledger.statements import sql
+from spendfuse.ledger.store import BalanceLine, KeyRecord, Mismatch, SpendRow
+
+_SELECT_CURRENT_BALANCES = sql("sqlite", "select_current_balances")
+_SELECT_BALANCES = sql("sqlite", "select_balances")
+_SELECT_RATES = sql("sqlite", "select_rates")
+_SELECT_KEYS = sql("sqlite", "select_keys")
+_SELECT_REVISION = sql("sqlite", "select_revision")
+_SELECT_LABEL_SETS = sql("sqlite", "select_label_sets")
+_FOLD_ENTRIES = sql("sqlite", "fold_entries")
+_FOLD_SPEND = sql("sqlite", "fold_spend")
+
+
+class SqliteReader:
+    """Reads snapshots."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+
+    def open(self) -> None:
+        """Connect; the store must exist."""
+        with store_errors():
+            self._connection = connect_reader(self._path)
+
+    def close(self) -> None:
+        """Disconnect. The writer is still connected, so this never runs a checkpoint."""
+        self._connection.close()
+
+    def balances(self, limit_name: str | None) -> list[BalanceLine]:
+        """See `Ledger.balances`."""
+        with self._snapshot():
+            now_ns = self._clock.now_ns()
+            amounts = overrides(self._connection)
+            lines: list[BalanceLine] = []
+            for stored in limits_in_force(self._connection):
+                if limit_name is None or stored.limit.name == limit_name:
+                    lines += self._lines(stored, amounts, now_ns)
+            return lines
+
+    def audit(self) -> list[Mismatch]:
+        """See `Ledger.audit`. Folds the entries themselves, never the rollup."""
+        with self._snapshot():
+            fold = Fold(self._connection)
+            stored = {one.limit_id: one for one in limits_in_force(self._connection)}
+            kept: dict[tuple[int, Window], dict[str, tuple[int, int]]] = {}
+            for row in self._connection.execute(_SELECT_BALANCES):
+                limit_id, subject, number, starts_at_ms, ends_at_ms, _, settled, reserved = row
+                window = Window(number, starts_at_ms, ends_at_ms)
+                kept.setdefault((limit_id, window), {})[subject] = (settled, reserved)
+            mismatches: list[Mismatch] = []
+            for (limit_id, window), balances in kept.items():
+                limit = stored[limit_id].limit
+                mismatches += _compare(limit.name, window, balances, fold.of(limit, window))
+            return mismatches
+
+    def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> list[SpendRow]:
+        """See `Ledger.spend`. Whole buckets come from the rollup, what is cut off at either end from the entries."""
+        until = AMOUNT_MAX if until_ms is None else until_ms
+        from_bucket = -(-since_ms // BUCKET_MS) * BUCKET_MS
+        until_bucket = until if until_ms is None else until // BUCKET_MS * BUCKET_MS
+        with self._snapshot():
+            if label in FLEETING_LABELS or from_bucket >= until_bucket:
+                parts = [(_FOLD_ENTRIES, since_ms, until)]
+            else:
+                parts = [
+                    (_FOLD_ENTRIES, since_ms, from_bucket),
+                    (_FOLD_SPEND, from_bucket, until_bucket),
+                    (_FOLD_ENTRIES, until_bucket, until),
+                ]
+            return self._spend(label, parts)
+
+    def keys(self) -> list[KeyRecord]:
+        """See `Ledger.keys`."""
+        with self._snapshot():
+            return [
+                KeyRecord(
+                    name, digest, json.loads(labels), tuple(json.loads(labels_from)), created_at_ms, revoked_at_ms
+                )
+                for name, digest, labels, labels_from, created_at_ms, revoked_at_ms in self._connection.execute(
+                    _SELECT_KEYS
+                )
+            ]
+
+    def keys_revision(self) -> int:
+        """See `Engine.keys_revision`."""
+        with store_errors():
+            return self._connection.execute(_SELECT_REVISION, ("keys",)).fetchone()[0]
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Generator[None]:
+        with store_errors():
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.execute("ROLLBACK")
+
+    def _lines(self, stored: StoredLimit, amounts: dict[tuple[int, str], int], now_ns: int) -> Iterator[BalanceLine]:
+        limit_id, limit = stored.limit_id, stored.limit
+        if limit.is_rate:
+            tats: dict[str, int] = dict(self._connection.execute(_SELECT_RATES, (limit_id, now_ns)))
+            for subject in sorted(tats.keys() | _always_shown(limit.each)):
+                yield rate_line(limit, subject, amounts.get((limit_id, subject)), tats.get(subject, 0), now_ns)
+            return
+        window = window_of(limit, now_ns // NS_PER_MS)
+        rows = self._connection.execute(_SELECT_CURRENT_BALANCES, (limit_id, window.number))
+        balances: dict[str, tuple[int, int]] = {
+            subject: (settled, reserved) for subject, _, settled, reserved, _ in rows
+        }
+        for subject in sorted(balances.keys() | _always_shown(limit.each)):
+            settled, reserved = balances.get(subject, (0, 0))
+            override = amounts.get((limit_id, subject))
+            yield balance_line(limit, subject, override, settled=settled, reserved=reserved, window=window)
+
+    def _spend(self, label: str, parts: list[tuple[str, int, int]]) -> list[SpendRow]:
+        label_sets: dict[int, dict[str, str]] = {
+            number: json.loads(text) for number, text in self._connection.execute(_SELECT_LABEL_SETS)
+        }
+        sums: dict[str, list[int]] = {}
+        for statement, from_ms, until_ms in parts:
+            for row in self._connection.execute(statement, {"from_ms": from_ms, "until_ms": until_ms}):
+                label_set_id, fleeting, _, calls, cost, input_tokens, output_tokens, estimated_cost = row
+                labels = {**label_sets[label_set_id], **json.loads(fleeting)} if fleeting else label_sets[label_set_id]
+                total = sums.setdefault(labels.get(label, ""), [0] * 5)
+                for column, more in enumerate((calls, input_tokens, output_tokens, cost, estimated_cost)):
+                    total[column] += more
+        rows = [SpendRow(value, *total) for value, total in sums.items()]
+        return sorted(rows, key=lambda row: (-row.cost, row.value))
+
+
+def _always_shown(each: tuple[str, ...]) -> set[str]:
+    """A limit over all calls has a line before its first call."""
+    return set() if each else {"[]"}
+
+
+def _compare(
+    limit_name: str, window: Window, balances: dict[str, tuple[int, int]], folded: dict[str, tuple[int, int]]
+) -> Iterator[Mismatch]:
+    for subject in sorted(balances.keys() | folded.keys()):
+        settled, reserved = balances.get(subject, (0, 0))
+        by_entries, by_reservations = folded.get(subject, (0, 0))
+        if (settled, reserved) != (by_entries, by_reservations):
+            yield Mismatch(
+                limit_name=limit_name,
+                subject=subject,
+                window_starts_at_ms=window.starts_at_ms,
+                settled=settled,
+                settled_by_entries=by_entries,
+                reserved=reserved,
+                reserved_by_reservations=by_reservations,
+            )
