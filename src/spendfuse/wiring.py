@@ -11,7 +11,8 @@ from spendfuse.cli import build
 from spendfuse.cli.factories import Factories
 from spendfuse.clock import SystemClock
 from spendfuse.config import Config
-from spendfuse.ledger.sqlite import open_sqlite, sqlite_has_wal_race
+from spendfuse.ledger.sqlite import open_sqlite
+from spendfuse.ledger.sqlite_file import sqlite_has_wal_race
 from spendfuse.ledger.store import KeyRecord, Ledger
 from spendfuse.server.run import ASGIApp
 

@@ -5,7 +5,10 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from genai_prices.data import providers
+from genai_prices.types import Usage as SourceUsage
 
+from spendfuse.core.money import NANOS_PER_USD, PICOS_PER_NANO
 from spendfuse.core.usage import Usage
 from spendfuse.pricing.compile import render
 from spendfuse.pricing.sheet import REMEMBERED_NAMES_MAX, Sheet, SheetDamaged
@@ -81,10 +84,7 @@ def test_service_tiers_and_cache_writes_have_their_prices(sheet: Sheet) -> None:
     gpt, claude = sheet.price("openai", "gpt-5", NOW), sheet.price("anthropic", "claude-haiku-4-5", NOW)
     assert gpt is not None
     assert claude is not None
-    assert {name: tier.base.input for name, tier in gpt.service_tiers.items()} >= {
-        "flex": 625_000,
-        "priority": 2_500_000,
-    }
+    assert [gpt.service_tiers[name].base.input for name in ("flex", "priority")] == [625_000, 2_500_000]
     assert (claude.base.cache_read, claude.base.cache_write, claude.base.cache_write_long) == (
         100_000,
         1_250_000,
@@ -96,6 +96,31 @@ def test_a_fee_for_each_request_is_part_of_the_price(sheet: Sheet) -> None:
     price = sheet.price("perplexity", "sonar", NOW)
     assert price is not None
     assert price.charge(Usage(0, 0)) == 12_000_000
+
+
+def test_every_charge_is_that_of_the_source_but_for_rounding(sheet: Sheet) -> None:
+    compared = 0
+    for provider in providers:
+        for model in provider.models:
+            listing = sheet.listing(provider.id, model.id)
+            if listing is None or listing.unpriced or listing.model != model.id:
+                continue
+            price = sheet.price(provider.id, model.id, NOW)
+            assert price is not None
+            for count in (1_000, 150_000, 600_000):
+                usage = Usage(count, 700, count // 2, count // 10, count // 20)
+                theirs = SourceUsage(
+                    input_tokens=count,
+                    output_tokens=700,
+                    cache_read_tokens=count // 2,
+                    cache_write_tokens=count // 10 + count // 20,
+                    cache_write_1h_tokens=count // 20,
+                )
+                wanted = model.calc_price(theirs, provider, genai_request_timestamp=NOW).total_price * NANOS_PER_USD
+                # Fractions of a pico-dollar are rounded up for each kind of token.
+                assert 0 <= price.charge(usage) - wanted <= 1 + usage.tokens // PICOS_PER_NANO, (provider.id, model.id)
+                compared += 1
+    assert compared > 3 * 1_900
 
 
 @pytest.mark.parametrize(

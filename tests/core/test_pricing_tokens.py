@@ -28,6 +28,12 @@ SNIPPETS = [
 texts = st.lists(st.sampled_from(SNIPPETS) | st.text(max_size=3), max_size=120).map("".join)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def vocabulary() -> None:
+    """Loaded before the first example, whose deadline it would break."""
+    tokens.encoding()
+
+
 @pytest.mark.parametrize(
     ("text", "expected"), [("", 0), ("hello world", 2), ("<|endoftext|>", 7), ("😀", 1), ("\ud800", 1)]
 )

@@ -46,15 +46,20 @@ class Connection:
         self.writer.write(data)
         await self.writer.drain()
 
-    async def closed_after_s(self) -> float:
-        """Seconds until the client has closed the socket; whatever it still sends is dropped."""
+    async def rest(self) -> tuple[float, int]:
+        """Seconds until the client has closed the socket, and the bytes that it still sent."""
         began = time.monotonic()
+        size = 0
         try:
-            while await self.reader.read(65_536):
-                pass
+            while data := await self.reader.read(65_536):
+                size += len(data)
         except ConnectionError:
             pass
-        return time.monotonic() - began
+        return time.monotonic() - began, size
+
+    async def closed_after_s(self) -> float:
+        """Seconds until the client has closed the socket."""
+        return (await self.rest())[0]
 
 
 Script = Callable[[Connection], Awaitable[None]]
@@ -349,6 +354,31 @@ async def dropped_after_s(client: AiohttpClient, at_once: bytes, later: bytes) -
     return after_s
 
 
+def test_an_answer_in_one_piece_with_the_end_of_another_is_dropped(run: Run) -> None:
+    async def scenario() -> None:
+        began, dropped = asyncio.Event(), asyncio.get_running_loop().create_future()
+
+        async def script(connection: Connection) -> None:
+            await connection.request()
+            if connection.number > 1:
+                await connection.send(answer(b"second"))
+                await connection.closed_after_s()
+                return
+            await connection.send(CHUNKED_HEAD + chunk(b"first"))
+            await began.wait()
+            await connection.send(b"0\r\n\r\n" + answer(b"poison"))
+            dropped.set_result(await connection.closed_after_s())
+
+        async with serving(script) as server, a_client() as client:
+            async with client.post(server.post()) as response:
+                began.set()
+                assert await response.read(100) == b"first"
+            assert await dropped < 0.2
+            assert await body_of(client, server.post()) == b"second"
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("unasked", [answer(b"poison"), b"HTTP/1.1 200 OK\r\nContent-", b"\r\n", b"x"])
 def test_a_connection_that_speaks_while_idle_is_dropped(run: Run, unasked: bytes) -> None:
     async def scenario() -> None:
@@ -523,7 +553,7 @@ def test_cancelling_during_the_upload_closes_the_socket_at_once(run: Run) -> Non
             await connection.reader.readexactly(1_000)
             arrived.set()
             await cancelled.wait()
-            closed.set_result(await connection.closed_after_s())
+            closed.set_result(await connection.rest())
 
         async with serving(script) as server, a_client() as client:
             call = asyncio.create_task(body_of(client, server.post(b"x" * 64_000_000)))
@@ -532,7 +562,9 @@ def test_cancelling_during_the_upload_closes_the_socket_at_once(run: Run) -> Non
             with pytest.raises(asyncio.CancelledError):
                 await call
             cancelled.set()
-            assert await closed < 0.2
+            after_s, size = await closed
+            assert after_s < 0.2
+            assert size < 40_000_000  # What was in flight, never the whole request.
 
     run(scenario)
 

@@ -78,11 +78,13 @@ scalars = (
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False)
 )
 characters = (st.integers(0, 0xD7FF) | st.integers(0xE000, 0x10FFFF)).map(chr) | st.sampled_from('ab":\\')
-texts = st.lists(characters, max_size=20).map("".join)
-values = st.recursive(scalars | texts, lambda inner: st.lists(inner) | st.dictionaries(texts, inner), max_leaves=20)
+texts = st.lists(characters, max_size=6).map("".join)
+values = st.recursive(
+    scalars | texts, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4), max_leaves=8
+)
 
 
-@given(st.dictionaries(texts, values), st.booleans())
+@given(st.dictionaries(texts, values, max_size=5), st.booleans())
 def test_what_is_read_and_written_means_the_same(body: dict[str, object], ascii_only: bool) -> None:
     raw = json.dumps(body, ensure_ascii=ascii_only).encode()
     assert json.loads(write(read_object(raw))) == json.loads(raw)

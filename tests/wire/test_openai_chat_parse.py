@@ -1,5 +1,3 @@
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -185,8 +183,10 @@ values = st.recursive(
 )
 bodies = st.dictionaries(
     st.sampled_from(
-        ["n", "stream", "stream_options", "tools", "functions", "response_format", "modalities", "audio", "user"]
-        + ["metadata", "service_tier", "max_tokens", "thinking", "reasoning", "model"]
+        [
+            *("n", "stream", "stream_options", "tools", "functions", "response_format", "modalities", "audio", "user"),
+            *("metadata", "service_tier", "max_tokens", "thinking", "reasoning", "model"),
+        ]
     ),
     values,
 )
@@ -199,4 +199,4 @@ def test_every_json_object_is_either_read_or_refused(body: dict[str, Json], mess
     assert isinstance(call, Call | Deny)
     if isinstance(call, Call):
         assert 0 <= call.content.text_bytes <= len(raw)
-        assert all(math.isfinite(len(text)) for text in call.content.texts())
+        assert all(isinstance(text, str) for text in call.content.texts())

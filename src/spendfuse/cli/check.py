@@ -49,16 +49,15 @@ def _say_models(config: Config) -> list[str]:
     def tokens(count: int | None) -> str:
         return "unknown" if count is None else f"{count:,}"
 
-    column = Column[tuple[str, PricedTarget]]
-    columns = (
-        column("model", "MODEL", None, lambda row: row[0]),
-        column("target", "TARGET", None, lambda row: f"{row[1].provider}/{row[1].model}"),
-        column("input", "INPUT/1M", None, lambda row: rate(row[1], "input"), is_number=True),
-        column("cache_read", "CACHED/1M", None, lambda row: rate(row[1], "cache_read"), is_number=True),
-        column("output", "OUTPUT/1M", None, lambda row: rate(row[1], "output"), is_number=True),
-        column("window", "WINDOW", None, lambda row: tokens(row[1].caps.context_window), is_number=True),
-        column("cap", "MAX OUTPUT", None, lambda row: tokens(row[1].caps.output_tokens_max), is_number=True),
-        column("source", "PRICE FROM", None, lambda row: row[1].source),
+    columns: tuple[Column[tuple[str, PricedTarget]], ...] = (
+        Column("model", "MODEL", None, lambda row: row[0]),
+        Column("target", "TARGET", None, lambda row: f"{row[1].provider}/{row[1].model}"),
+        Column("input", "INPUT/1M", None, lambda row: rate(row[1], "input"), is_number=True),
+        Column("cache_read", "CACHED/1M", None, lambda row: rate(row[1], "cache_read"), is_number=True),
+        Column("output", "OUTPUT/1M", None, lambda row: rate(row[1], "output"), is_number=True),
+        Column("window", "WINDOW", None, lambda row: tokens(row[1].caps.context_window), is_number=True),
+        Column("cap", "MAX OUTPUT", None, lambda row: tokens(row[1].caps.output_tokens_max), is_number=True),
+        Column("source", "PRICE FROM", None, lambda row: row[1].source),
     )
     priced = [(name, one) for name, one in found.items() if isinstance(one, PricedTarget)]
     if priced:
@@ -73,7 +72,10 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
         config: ConfigPath = DEFAULT_CONFIG,
         schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of a config instead.")] = False,
     ) -> None:
-        """Validate a config and say what it means: limits in words, models with their prices, warnings."""
+        """Validate a config and say what it means.
+
+        Shows limits in words, models with their prices, and warnings; exits 2 when something is wrong.
+        """
         if schema:
             say_json(cast("Json", json_schema()))
             return

@@ -29,29 +29,29 @@ class _Line:
         return "live" if self.record.revoked_at_ms is None else "revoked"
 
 
-_COLUMNS = (
-    Column[_Line]("name", "NAME", lambda one: one.record.name, lambda one: one.record.name),
-    Column[_Line](
+_COLUMNS: tuple[Column[_Line], ...] = (
+    Column("name", "NAME", lambda one: one.record.name, lambda one: one.record.name),
+    Column(
         "labels",
         "LABELS",
         lambda one: dict(one.record.labels),
         lambda one: labels_text(one.record.labels.items()) or "-",
     ),
-    Column[_Line](
+    Column(
         "labels_from",
         "LABELS FROM",
         lambda one: list(one.record.labels_from),
         lambda one: ", ".join(one.record.labels_from) or "-",
     ),
-    Column[_Line]("source", "SOURCE", lambda one: one.source, lambda one: one.source),
-    Column[_Line](
+    Column("source", "SOURCE", lambda one: one.source, lambda one: one.source),
+    Column(
         "created_at",
         "CREATED",
         lambda one: iso_time(one.record.created_at_ms) if one.record.created_at_ms else None,
         lambda one: iso_time(one.record.created_at_ms) if one.record.created_at_ms else "-",
     ),
-    Column[_Line]("state", "STATE", lambda one: one.state, lambda one: one.state),
-    Column[_Line](
+    Column("state", "STATE", lambda one: one.state, lambda one: one.state),
+    Column(
         "revoked_at",
         "",
         lambda one: None if one.record.revoked_at_ms is None else iso_time(one.record.revoked_at_ms),
@@ -76,6 +76,9 @@ async def create_key(ledger: Ledger, name: str, *, labels: dict[str, str], label
 
 
 def _labels(texts: Sequence[str]) -> dict[str, str]:
+    # Loads the gate, which no other command needs.
+    from spendfuse.gate.attribution import OWN_LABELS
+
     labels: dict[str, str] = {}
     for text in texts:
         name, separator, value = text.partition("=")
@@ -85,8 +88,11 @@ def _labels(texts: Sequence[str]) -> dict[str, str]:
             name, value = label_name(name.strip()), label_value(name.strip(), value)
         except LabelInvalid as error:
             fail(f"--label {text}: {error}", exit_code=MISUSED)
-        if name == "key":
-            fail("--label key=…: a key's label is its name", exit_code=MISUSED)
+        if name in OWN_LABELS:
+            fail(
+                f"--label {text}: Spendfuse gives it itself, as it does {', '.join(sorted(OWN_LABELS))}",
+                exit_code=MISUSED,
+            )
         if labels.setdefault(name, value) != value:
             fail(f"--label {name} is given twice", exit_code=MISUSED)
     return labels

@@ -11,6 +11,7 @@ from spendfuse.cli.options import DEFAULT_CONFIG, ConfigPath, OutputFormat, with
 from spendfuse.cli.output import MISUSED, Column, Format, Json, fail, say, say_rows
 from spendfuse.cli.texts import did_you_mean, iso_time, labels_text
 from spendfuse.config import Config, load
+from spendfuse.core.errors import LedgerError, LedgerUnavailable
 from spendfuse.core.labels import LabelInvalid, label_value, subject_of, subject_values
 from spendfuse.core.limits import Limit, Unit
 from spendfuse.core.money import AmountInvalid, format_usd, parse_exact, parse_usd
@@ -45,32 +46,30 @@ def _resets(line: BalanceLine) -> str | None:
     return None if line.resets_at_ms is None else iso_time(line.resets_at_ms)
 
 
-_COLUMNS = (
-    Column[BalanceLine]("limit", "LIMIT", lambda one: one.limit_name, lambda one: one.limit_name),
-    Column[BalanceLine](
+_COLUMNS: tuple[Column[BalanceLine], ...] = (
+    Column("limit", "LIMIT", lambda one: one.limit_name, lambda one: one.limit_name),
+    Column(
         "subject", "SUBJECT", lambda one: dict(_subject(one)), lambda one: labels_text(_subject(one)) or "all calls"
     ),
-    Column[BalanceLine]("unit", "UNIT", lambda one: one.unit, lambda one: one.unit),
-    Column[BalanceLine]("period", "PER", lambda one: one.period, lambda one: one.period),
-    Column[BalanceLine](
+    Column("unit", "UNIT", lambda one: one.unit, lambda one: one.unit),
+    Column("period", "PER", lambda one: one.period, lambda one: one.period),
+    Column(
         "amount", "AMOUNT", lambda one: _amount(one, one.amount), lambda one: _text(one, one.amount), is_number=True
     ),
-    Column[BalanceLine](
+    Column(
         "settled", "SETTLED", lambda one: _amount(one, one.settled), lambda one: _text(one, one.settled), is_number=True
     ),
-    Column[BalanceLine](
+    Column(
         "reserved",
         "RESERVED",
         lambda one: _amount(one, one.reserved),
         lambda one: _text(one, one.reserved),
         is_number=True,
     ),
-    Column[BalanceLine](
-        "left", "LEFT", lambda one: _amount(one, _left(one)), lambda one: _text(one, _left(one)), is_number=True
-    ),
-    Column[BalanceLine]("resets_at", "RESETS", _resets, lambda one: _resets(one) or "-"),
-    Column[BalanceLine]("is_enforced", "", lambda one: one.is_enforced, lambda one: ""),
-    Column[BalanceLine]("is_overridden", "STATE", lambda one: one.is_overridden, _state),
+    Column("left", "LEFT", lambda one: _amount(one, _left(one)), lambda one: _text(one, _left(one)), is_number=True),
+    Column("resets_at", "RESETS", _resets, lambda one: _resets(one) or "-"),
+    Column("is_enforced", "", lambda one: one.is_enforced, lambda one: ""),
+    Column("is_overridden", "STATE", lambda one: one.is_overridden, _state),
 )
 
 
@@ -153,7 +152,14 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
             units = None if amount == RESET else parse_amount(limit.unit, amount)
         except (AmountInvalid, LabelInvalid, ValueError) as error:
             fail(str(error), exit_code=MISUSED)
-        with_ledger(factories, loaded, lambda ledger: ledger.set_amount(name, stored, units))
+        try:
+            with_ledger(factories, loaded, lambda ledger: ledger.set_amount(name, stored, units))
+        except LedgerUnavailable:
+            raise
+        except LedgerError as error:
+            fail(
+                f"{error}: it stands in {config}, but no gateway has applied it yet; (re)start `spendfuse serve` first"
+            )
         whose = labels_text(zip(limit.each, subject_values(stored), strict=True))
         shown = f'limit "{name}"' + (f" ({whose})" if whose else "")
         configured = limit.unit.amount_text(limit.amount)

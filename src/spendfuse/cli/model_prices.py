@@ -1,6 +1,7 @@
 """Prices by the names that people use: a public model of the config, or `provider/model`."""
 
 from spendfuse.config import Config
+from spendfuse.gate.routes import overrides_of
 from spendfuse.pricing.caps import CapsTable
 from spendfuse.pricing.quoting import Pricer
 from spendfuse.pricing.sheet import Sheet
@@ -12,22 +13,16 @@ class PriceBook:
 
     def __init__(self, config: Config | None) -> None:
         self._config = config
+        self._overrides = overrides_of(config) if config else {}
         self._sheet = Sheet.load()
         self._caps = CapsTable.load(self._sheet)
 
     def of(self, name: str) -> PricedTarget | Unpriced | None:
-        """What a name costs; None where it is neither a public model nor `provider/model`."""
+        """What a name costs in this gateway; None where it is neither a public model nor `provider/model`."""
         public = self._config.models.get(name) if self._config else None
         if public is not None:
-            target = public.target
-            override = Override(
-                public.price,
-                public.context_window,
-                public.output_tokens_max,
-                public.reference_tokens,
-                target.provider.allow_free,
-            )
-            return self._priced(target.provider.name, target.model, override)
+            provider_name, model = public.target.provider.name, public.target.model
+            return self._priced(provider_name, model, self._overrides[provider_name][model])
         provider_name, _, model = name.partition("/")
         provider = self._config.providers.get(provider_name) if self._config else None
         if provider is not None:

@@ -28,7 +28,10 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
         model: Annotated[str, typer.Argument(help="A model of the config, or provider/model.", show_default=False)],
         config: ConfigPath = DEFAULT_CONFIG,
     ) -> None:
-        """All rates of a model per million tokens with their tiers, its caps, since when and where they come from."""
+        """All prices of a model, and its caps.
+
+        Per million tokens, with tiers, since when they hold and where they come from.
+        """
         # The sheet and the vocabulary's rules are needed by no other command but `check`.
         from spendfuse.cli.model_prices import PriceBook
         from spendfuse.pricing.describe import describe
@@ -40,7 +43,7 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
         if found is None:
             fail(f'no model is known as "{model}"{hint or "; name it as provider/model"}')
         if isinstance(found, Unpriced):
-            fail(f"{found.message}{hint}")
+            fail(f"{found.message.removesuffix('.')}{hint}")
         rows = describe(found, datetime.now(UTC))
         width = max(len(name) for name, _ in rows)
         for name, value in rows:

@@ -13,6 +13,7 @@ from spendfuse.config import load
 from spendfuse.core.labels import LabelInvalid, label_name
 from spendfuse.core.money import NANOS_PER_USD, format_usd
 from spendfuse.core.windows import NS_PER_MS
+from spendfuse.ledger.store import Ledger
 from spendfuse.reports.instants import InstantInvalid, instant_ms
 from spendfuse.reports.spend import SpendLine, SpendReport, spend_report
 
@@ -20,6 +21,13 @@ from spendfuse.reports.spend import SpendLine, SpendReport, spend_report
 def say_report(report: SpendReport) -> None:
     """The report as people read it: rounded, adding up, with its total."""
     say_table(_columns(report), report.all_lines, totals=[report.total])
+
+
+async def fetch_report(
+    ledger: Ledger, label: str, *, since_ms: int, until_ms: int | None = None, top: int | None = None
+) -> SpendReport:
+    """The report of what the ledger knows of a span of time."""
+    return spend_report(label, await ledger.spend(label, since_ms=since_ms, until_ms=until_ms), top=top)
 
 
 def _columns(report: SpendReport) -> tuple[Column[SpendLine], ...]:
@@ -38,23 +46,22 @@ def _columns(report: SpendReport) -> tuple[Column[SpendLine], ...]:
     def share(line: SpendLine) -> Json:
         return f"{line.share_permille // 10}.{line.share_permille % 10}"
 
-    column = Column[SpendLine]
     return (
-        column("value", report.label.upper(), lambda one: one.value, title_of),
-        column("calls", "CALLS", lambda one: one.calls, lambda one: f"{one.calls:,}", is_number=True),
-        column(
+        Column("value", report.label.upper(), lambda one: one.value, title_of),
+        Column("calls", "CALLS", lambda one: one.calls, lambda one: f"{one.calls:,}", is_number=True),
+        Column(
             "input_tokens", "INPUT", lambda one: one.input_tokens, lambda one: f"{one.input_tokens:,}", is_number=True
         ),
-        column(
+        Column(
             "output_tokens",
             "OUTPUT",
             lambda one: one.output_tokens,
             lambda one: f"{one.output_tokens:,}",
             is_number=True,
         ),
-        column("cost_usd", "COST", lambda one: format_usd(one.cost), dollars, is_number=True),
-        column("share_percent", "SHARE", share, lambda one: percent(one.share_permille), is_number=True),
-        column("estimated_usd", "ESTIMATED", lambda one: format_usd(one.estimated_cost), estimated, is_number=True),
+        Column("cost_usd", "COST", lambda one: format_usd(one.cost), dollars, is_number=True),
+        Column("share_percent", "SHARE", share, lambda one: percent(one.share_permille), is_number=True),
+        Column("estimated_usd", "ESTIMATED", lambda one: format_usd(one.estimated_cost), estimated, is_number=True),
     )
 
 
@@ -88,7 +95,10 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
         config: ConfigPath = DEFAULT_CONFIG,
         output: OutputFormat = Format.TABLE,
     ) -> None:
-        """Spend by one label: calls, tokens, cost, share, and which part of the cost is an estimate."""
+        """Where the money went, by one label.
+
+        Calls, tokens, cost and share of each value, and which part of the cost is an estimate.
+        """
         loaded = load(config)
         now_ms = time.time_ns() // NS_PER_MS
         try:
@@ -99,8 +109,11 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
             fail(str(error), exit_code=MISUSED)
         if until_ms is not None and until_ms <= since_ms:
             fail("--until must be after --since", exit_code=MISUSED)
-        rows = with_ledger(factories, loaded, lambda ledger: ledger.spend(label, since_ms=since_ms, until_ms=until_ms))
-        made = spend_report(label, rows, top=top)
+        made = with_ledger(
+            factories,
+            loaded,
+            lambda ledger: fetch_report(ledger, label, since_ms=since_ms, until_ms=until_ms, top=top),
+        )
         match output:
             case Format.JSON:
                 _say_report_json(made, since_ms=since_ms, until_ms=until_ms)

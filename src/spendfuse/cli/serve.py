@@ -62,7 +62,10 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
         workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that serve.")] = 1,
         log_level: Annotated[LogLevel, typer.Option(help="Logs from this level on.")] = LogLevel.INFO,
     ) -> None:
-        """Serve the gateway until SIGTERM, then let calls in flight end."""
+        """Serve the gateway.
+
+        Ends on SIGTERM or Ctrl-C, when calls in flight have ended; a second signal cuts them.
+        """
         configure_logs(log_level)
         loaded = load(config)
         # Also shows that the store can be opened, before anything listens.

@@ -17,7 +17,7 @@ class Problems:
     def __init__(self, source: str, lines: Mapping[Path, int]) -> None:
         self._source = source
         self._lines = lines
-        self._found: dict[str, int] = {}
+        self._found: dict[Path, tuple[int, str]] = {}
         self._hidden: set[Path] = set()
 
     def hide(self, path: Path) -> None:
@@ -43,10 +43,10 @@ class Problems:
                 return f"got {value}"
 
     def add(self, path: Path, what: str) -> None:
-        """Note a problem; the same one is noted once."""
+        """Note a problem, unless its path has one already: the first is the cause of the others."""
         line = next((self._lines[path[:end]] for end in range(len(path), 0, -1) if path[:end] in self._lines), 0)
-        where = f"{self._source}: {path_text(path)}: " if path else f"{self._source}: "
-        self._found.setdefault(where + what + (f" (line {line})" if line else ""), line)
+        text = f"{self._source}: {path_text(path)}: {what}" + (f" (line {line})" if line else "")
+        self._found.setdefault(path, (line, text))
 
     def raise_any(self) -> None:
         """Raise what was found, in the order of the document.
@@ -55,7 +55,8 @@ class Problems:
             ConfigInvalid: there was a problem.
         """
         if self._found:
-            raise ConfigInvalid("\n".join(sorted(self._found, key=lambda text: self._found[text])))
+            in_order = sorted(self._found.values(), key=lambda one: one[0])
+            raise ConfigInvalid("\n".join(text for _, text in in_order))
 
 
 def path_text(path: Path) -> str:

@@ -49,7 +49,7 @@ EXTENSION_TOKENS = 256
 _DROPPED_HEADERS = frozenset(
     {
         "connection", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "transfer-encoding",
-        "upgrade", "content-length", "content-encoding", "set-cookie", "date", "server", "alt-svc",
+        "upgrade", "content-length", "set-cookie", "date", "server", "alt-svc",
         "strict-transport-security",
     }
 )  # fmt: skip
@@ -181,7 +181,7 @@ class Attempt:
     def _settle_stream(self, meter: StreamMeter) -> None:
         if meter.usage is not None:
             self.reservation.settle(self._charge_exact(meter.usage))
-        elif meter.visible.has_hidden or self.route.reasons:
+        elif meter.visible.has_hidden or meter.has_unread or self.route.reasons:
             self.reservation.settle(self._charge_unknown())
         else:
             tail_s = 0.0 if meter.is_complete else self.route.cut_tail_s

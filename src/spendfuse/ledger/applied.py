@@ -46,8 +46,9 @@ def window_of(limit: Limit, at_ms: int) -> Window:
 def wrong_subject(limit: Limit, subject: str) -> LedgerError | None:
     """Why a text can't be a subject of the limit: it must be a JSON array with one value for each of its labels."""
     with contextlib.suppress(ValueError, TypeError):
-        labels = dict(zip(limit.each, subject_values(subject), strict=True))
-        if all(isinstance(value, str) for value in labels.values()) and subject == limit.subject_of(labels):
+        values: tuple[object, ...] = subject_values(subject)
+        texts = [value for value in values if isinstance(value, str)]
+        if subject == limit.subject_of(dict(zip(limit.each, texts, strict=True))):
             return None
     each = ", ".join(limit.each) or "no label"
     return LedgerError(f"limit {limit.name!r} is counted by {each}; {subject!r} is not one of its subjects")

@@ -218,7 +218,7 @@ class _Body(Payload):
             _UploadCut: the connection, a kept one, has been closed meanwhile.
         """
         if isinstance(writer, StreamWriter) and isinstance(writer.protocol, _Protocol):
-            writer.protocol.begin_upload()
+            writer.protocol.assert_connected()
         await writer.write(self._value)
 
 
@@ -227,19 +227,17 @@ class _Protocol(ResponseHandler):
 
     is_idle = False
     """In the pool: whatever is received now answers no request of ours."""
-    has_begun_upload = False
 
-    def begin_upload(self) -> None:
-        """The next write sends a request, if there still is something to write to.
+    def assert_connected(self) -> None:
+        """Called before the first byte of a request.
 
         Raises:
-            _UploadCut: there is not.
+            _UploadCut: there is nothing to write to any more, so nothing was sent.
         """
         if not self.is_connected():
             cut = _UploadCut()
             self.set_exception(cut)  # The task that waits for the answer is another one.
             raise cut
-        self.has_begun_upload = True
 
     def close(self) -> None:
         """Close without flushing: a request that was given up is not sent to its end, nor is TLS shut down politely,
@@ -257,7 +255,7 @@ class _Protocol(ResponseHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Say so where part of the request had not left: writing is paused only while our buffer is not empty."""
-        if self.has_begun_upload and not self.writing_paused:
+        if not self.writing_paused:
             super().connection_lost(exc)
             return
         self.set_exception(_UploadCut())
@@ -279,7 +277,6 @@ class _Connector(aiohttp.TCPConnector):
         connection = await super()._get(key, traces)
         if connection is not None and isinstance(connection.protocol, _Protocol):
             connection.protocol.is_idle = False
-            connection.protocol.has_begun_upload = False
         return connection
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:

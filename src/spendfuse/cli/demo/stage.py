@@ -14,6 +14,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 from spendfuse.cli.factories import Factories
@@ -43,7 +44,7 @@ limits:
   company-month: {{usd: 0.50, per: month}}
   feature-week:  {{usd: 0.15, per: week, each: feature}}
   user-tokens:   {{tokens: 12_000, per: month, each: user}}
-  user-rate:     {{requests: 50, per: 10s, each: user}}
+  sync-rate:     {{requests: 10, per: 10s, match: {{feature: [sync]}}}}
 """
 
 
@@ -53,6 +54,11 @@ class Gateway:
 
     base_url: str
     took_other_port: bool
+    process: ForkProcess
+
+    def wait(self) -> None:
+        """Until it ends, which it should not do by itself."""
+        self.process.join()
 
 
 def write_config(folder: Path, base_url: str) -> Path:
@@ -78,7 +84,7 @@ def running_gateway(factories: Factories, config: Config, *, port: int, log: Pat
     process.start()
     theirs.close()
     try:
-        yield Gateway(f"http://{HOST}:{_started_port(ours, log)}/v1", is_taken)
+        yield Gateway(f"http://{HOST}:{_started_port(ours, log)}/v1", is_taken, process)
     finally:
         ours.close()
         process.join(STOP_TIMEOUT_S)

@@ -1,0 +1,1 @@
+"""What is measured, and how: CPU microseconds of the gateway's whole process tree per request, medians, ratios."""

@@ -1,0 +1,221 @@
+"""Random histories: SQLite agrees with the reference model step by step, and the invariants hold after every step.
+
+A failure names the seed that replays it.
+"""
+
+import asyncio
+import random
+import sqlite3
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from ledger_harness import (
+    DAY,
+    LIFETIME,
+    Harness,
+    MemoryHarness,
+    SqliteHarness,
+    charge,
+    claim,
+    demand,
+    limit,
+    quote,
+    rid,
+)
+
+from spendfuse.core.decisions import Admitted, Fit
+from spendfuse.core.errors import LedgerError
+from spendfuse.core.labels import subject_values
+from spendfuse.core.limits import Limit, Shadow, Unit
+from spendfuse.core.windows import Span
+from spendfuse.ledger.store import Ledger
+
+STEPS = 50
+CONFIGS: list[tuple[Limit, ...]] = [
+    (
+        limit("money", 500, per=DAY),
+        limit("user", 200, each=("user",)),
+        limit("tokens", 400, unit=Unit.TOKENS, per=Span(3_600_000), each=("feature",)),
+        limit("rate", 6, unit=Unit.REQUESTS, per=Span(60_000), each=("user",)),
+        limit("parallel", 4, unit=Unit.CONCURRENT, per=LIFETIME),
+        limit("run", 150, per=LIFETIME, each=("run",)),
+    ),
+    (
+        limit("money", 350, per=DAY),
+        limit("user", 260, each=("user",)),
+        limit("tokens", 400, unit=Unit.TOKENS, per=Span(3_600_000), each=("feature",), on_exceed=Shadow()),
+        limit("calls", 30, unit=Unit.REQUESTS, per=DAY),
+    ),
+    (
+        limit("money", 500, per=DAY),
+        limit("user", 200, each=("user", "feature")),
+        limit("tokens", 300, unit=Unit.TOKENS, per=Span(3_600_000), each=("feature",)),
+        limit("only", 120, match={"feature": frozenset({"search"})}, fit=False),
+        limit("run", 150, per=LIFETIME, each=("run",)),
+    ),
+]
+Verb = Callable[[Ledger], Awaitable[object]]
+
+
+class _History:
+    """One seed's steps, taken on both engines."""
+
+    def __init__(self, seed: int, path: Path) -> None:
+        self.random = random.Random(seed)
+        self.memory = MemoryHarness()
+        self.sqlite = SqliteHarness(path)
+        self.both: tuple[Harness, Harness] = (self.memory, self.sqlite)
+        self.owners: list[tuple[Ledger, Ledger]] = []
+        self.limits = CONFIGS[0]
+        self.last_id = 0
+        self.entries: list[tuple[object, ...]] = []
+        self.highest: dict[tuple[object, ...], int] = {}
+
+    async def open(self) -> None:
+        memory, sqlite = [await one.open(*self.limits) for one in self.both]
+        self.owners.append((memory, sqlite))
+
+    async def step(self) -> None:
+        dice = self.random.random()
+        if dice < 0.06:
+            self.limits = self.random.choice(CONFIGS)
+            await self.open()
+        elif dice < 0.09 and len(self.owners) > 1:
+            dead = self.owners.pop(self.random.randrange(len(self.owners)))
+            for harness, ledger in zip(self.both, dead, strict=True):
+                harness.kill(ledger)
+        elif dice < 0.2:
+            ms = self.random.choice([1_000, 20_000, 600_000, 4_000_000, 43_200_000])
+            for harness in self.both:
+                harness.clock.advance(ms=ms)
+        else:
+            await self.act()
+
+    async def act(self) -> None:
+        """One to five verbs at once on one owner, the same on both engines, with the same outcomes."""
+        verbs = [self.verb() for _ in range(self.random.randint(1, 5))]
+        owner = self.random.choice(self.owners)
+        outcomes = [await asyncio.gather(*[v(one) for v in verbs], return_exceptions=True) for one in owner]
+        assert [_comparable(one) for one in outcomes[0]] == [_comparable(one) for one in outcomes[1]]
+
+    def verb(self) -> Verb:
+        chance, cap = self.random.random(), self.random.randint(1, 120)
+        number = rid(self.random.randint(1, self.last_id + 1))
+        spent = charge(self.random.randint(0, 140), input_tokens=self.random.randint(0, 20))
+        if chance < 0.5:
+            self.last_id += self.random.random() < 0.9
+            asked = demand(
+                max(1, self.last_id),
+                cap,
+                input_tokens=self.random.randint(0, 20),
+                useful=self.random.randint(0, cap),
+                labels=self.labels(),
+                fit=self.random.choice(list(Fit)),
+                deadline_s=self.random.choice([1, 30, 900]),
+            )
+            return lambda ledger: ledger.reserve(asked)
+        if chance < 0.72:
+            return lambda ledger: ledger.settle(number, spent)
+        if chance < 0.82:
+            return lambda ledger: ledger.void(number)
+        if chance < 0.9:
+            return lambda ledger: ledger.extend(number, quote=quote(5), cap=cap, deadline_s=60)
+        if chance < 0.96:
+            return lambda ledger: ledger.expire_due()
+        amount = self.random.choice([None, 0, 100, 300])
+        return lambda ledger: ledger.set_amount("money", "[]", amount)
+
+    def labels(self) -> dict[str, str]:
+        labels = {"feature": self.random.choice(["search", "chat"])}
+        if self.random.random() < 0.8:
+            labels["user"] = self.random.choice(["u1", "u2"])
+        if self.random.random() < 0.5:
+            labels["run"] = f"r{self.random.randint(1, 3)}"
+        return labels
+
+    async def check(self) -> None:
+        memory, sqlite = self.owners[-1]
+        lines = await memory.balances()
+        assert sorted(lines, key=repr) == sorted(await sqlite.balances(), key=repr)
+        assert await sqlite.audit() == [], "invariant 8"
+        for line in lines:
+            assert len(subject_values(line.subject)) == len(line.each)
+        since_ms = self.memory.clock.now_ns() // 1_000_000 - self.random.choice([10_000, 3_600_000, 10**9])
+        for label in ("user", "run"):
+            rows = [await one.spend(label, since_ms=since_ms) for one in (memory, sqlite)]
+            assert rows[0] == rows[1]
+        self.check_rows()
+
+    def check_rows(self) -> None:
+        raw = sqlite3.connect(self.sqlite.path)
+        entries = raw.execute("SELECT * FROM entry ORDER BY written_at_ms, reservation_id, is_late").fetchall()
+        assert set(self.entries) <= set(entries), "invariant 14"
+        self.entries = entries
+        both = "SELECT count(*) FROM reservation JOIN entry USING (reservation_id)"
+        assert raw.execute(both).fetchone() == (0,), "invariant 5"
+        rows = raw.execute(
+            "SELECT limit_id, subject, window_no, amount, ceiling, settled, reserved, overrun FROM balance"
+        ).fetchall()
+        raw.close()
+        before, self.highest = self.highest, {}
+        for *key, amount, ceiling, settled, reserved, overrun in rows:
+            assert min(settled, reserved) >= 0, "invariant 1"
+            # A balance that opens at a fold starts with what was spent before its limit was in force.
+            highest = max(amount, before.get(tuple(key), settled + reserved))
+            self.highest[tuple(key)] = highest
+            if ceiling is None:
+                self.highest[tuple(key)] = max(highest, settled + reserved)
+            else:
+                assert settled + reserved <= min(ceiling, highest + overrun), "invariant 3"
+
+    async def close(self) -> None:
+        for harness in self.both:
+            await harness.close()
+
+
+def _comparable(outcome: object) -> object:
+    if isinstance(outcome, LedgerError):
+        return type(outcome)
+    assert not isinstance(outcome, BaseException), outcome
+    return outcome
+
+
+@pytest.mark.parametrize("seed", range(25))
+@claim
+async def test_sqlite_agrees_with_memory_on_every_random_history(seed: int, tmp_path: Path) -> None:
+    """Invariants 1, 3, 5, 6, 8, 9, 14 and 18."""
+    history = _History(seed, tmp_path / "ledger.db")
+    await history.open()
+    try:
+        for _ in range(STEPS):
+            await history.step()
+            await history.check()
+    finally:
+        await history.close()
+
+
+@pytest.mark.parametrize("seed", range(10))
+@claim
+async def test_no_admission_exceeds_an_enforced_balance(seed: int, tmp_path: Path) -> None:
+    """Invariants 2 and 4: after an admission the call's balances hold no more than their amounts; after a refusal all
+    balances are as before."""
+    dice = random.Random(seed)
+    harness = SqliteHarness(tmp_path / "ledger.db")
+    limits = CONFIGS[2]
+    ledger = await harness.open(*limits)
+    history = _History(seed, tmp_path / "unused.db")
+    for number in range(1, 80):
+        labels, cap = history.labels(), dice.randint(1, 90)
+        before = await ledger.balances()
+        outcome = await ledger.reserve(demand(number, cap, useful=dice.randint(0, cap), labels=labels))
+        after = await ledger.balances()
+        if isinstance(outcome, Admitted):
+            touched = {(one.name, one.subject_of(labels)) for one in limits if one.covers(labels) and not one.is_rate}
+            lines = {(line.limit_name, line.subject): line for line in after}
+            assert all(lines[key].settled + lines[key].reserved <= lines[key].amount for key in touched)
+            if dice.random() < 0.7:
+                await ledger.settle(rid(number), charge(dice.randint(0, outcome.cap)))
+        else:
+            assert before == after
+    await harness.close()
