@@ -75,7 +75,7 @@ def totals(database: Path) -> Totals:
             "SELECT coalesce(sum(cost), 0), coalesce(sum(input_tokens + output_tokens), 0), count(*) FROM entry"
         ).fetchone()
         reserved, open_reservations = connection.execute(
-            "SELECT coalesce(sum(held_cost), 0), count(*) FROM reservation"
+            "SELECT coalesce(sum(cost), 0), count(*) FROM reservation"
         ).fetchone()
     return Totals(settled, reserved, tokens, entries, open_reservations)
 

@@ -114,7 +114,7 @@ class EntrySeen:
 
 def _entries(gateway: RunningGateway) -> list[EntrySeen]:
     with closing(sqlite3.connect(f"file:{gateway.database}?mode=ro", uri=True)) as connection:
-        rows = connection.execute("SELECT reservation_id, cost, held_cost, estimated FROM entry")
+        rows = connection.execute("SELECT reservation_id, cost, held_cost, is_estimated FROM entry")
         return [
             EntrySeen(reservation_text(ReservationId(one)).partition(".")[0], cost, held_cost, bool(estimated))
             for one, cost, held_cost, estimated in rows

@@ -1,12 +1,11 @@
 """`kill -9` in the middle of everything: the ledger is never below the provider's bill, and never above the limit."""
 
 import asyncio
-import contextlib
 from pathlib import Path
 
 import aiohttp
 import pytest
-from gateway import APP_KEY, config_text, running_gateway, totals, wait_until
+from gateway import APP_KEY, RunningGateway, config_text, running_gateway, totals, wait_until
 
 from spendfuse.simulator.behaviour import Behaviour
 from spendfuse.simulator.process import RunningSimulator, running_simulator
@@ -17,21 +16,21 @@ KEEPER_INTERVAL_S = 1.0
 BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Count."}], "max_tokens": 400}
 
 
-async def _finish_some_then_leave_others_in_flight(
-    base_url: str, simulator: RunningSimulator
-) -> list[asyncio.Task[None]]:
-    async def call() -> None:
-        async with session.post(f"{base_url}/chat/completions", json=BODY) as response:
-            await response.read()
+async def _finish_some_and_kill_with_others_in_flight(gateway: RunningGateway, simulator: RunningSimulator) -> None:
+    async with aiohttp.ClientSession(headers={"authorization": f"Bearer {APP_KEY}"}) as session:
 
-    session = aiohttp.ClientSession(headers={"authorization": f"Bearer {APP_KEY}"})
-    simulator.set_behaviour(Behaviour(output_tokens=300))
-    await asyncio.gather(*(call() for _ in range(FINISHED)))
-    simulator.set_behaviour(Behaviour(output_tokens=300, latency_s=20))
-    tasks = [asyncio.create_task(call()) for _ in range(IN_FLIGHT)]
-    while simulator.bill().calls.get("running", 0) < IN_FLIGHT:
-        await asyncio.sleep(0.02)
-    return tasks
+        async def call() -> None:
+            async with session.post(f"{gateway.base_url}/chat/completions", json=BODY) as response:
+                await response.read()
+
+        simulator.set_behaviour(Behaviour(output_tokens=300))
+        await asyncio.gather(*(call() for _ in range(FINISHED)))
+        simulator.set_behaviour(Behaviour(output_tokens=300, latency_s=20))
+        in_flight = [asyncio.create_task(call()) for _ in range(IN_FLIGHT)]
+        while simulator.bill().calls.get("running", 0) < IN_FLIGHT:
+            await asyncio.sleep(0.02)
+        gateway.kill()
+        await asyncio.gather(*in_flight, return_exceptions=True)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -40,15 +39,7 @@ def test_a_killed_gateway_has_charged_at_least_the_bill_and_at_most_the_limit(wo
     with running_simulator() as simulator:
         config = config_text(simulator, limits=limits)
         with running_gateway(config, tmp_path, workers=workers) as gateway:
-
-            async def run_and_kill() -> None:
-                tasks = await _finish_some_then_leave_others_in_flight(gateway.base_url, simulator)
-                gateway.kill()
-                for task in tasks:
-                    with contextlib.suppress(aiohttp.ClientError):
-                        await task
-
-            asyncio.run(run_and_kill())
+            asyncio.run(_finish_some_and_kill_with_others_in_flight(gateway, simulator))
             database = gateway.database
         after_kill = totals(database)
         billed = simulator.bill(wait_idle_s=5)

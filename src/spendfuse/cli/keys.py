@@ -113,7 +113,12 @@ def _configured(config: Config) -> list[KeyRecord]:
 def add_to(app: typer.Typer, factories: Factories) -> None:
     group = typer.Typer(no_args_is_help=True, help="Client keys: create, list, revoke.")
     app.add_typer(group, name="keys")
+    _add_create(group, factories)
+    _add_list(group, factories)
+    _add_revoke(group, factories)
 
+
+def _add_create(group: typer.Typer, factories: Factories) -> None:
     @group.command()
     def create(
         name: Annotated[str, typer.Argument(help="Its stable name, which is its `key` label.", show_default=False)],
@@ -146,6 +151,8 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
         if is_terminal():
             note(f'This is the only time that the key "{name}" is shown; it is stored as a hash.')
 
+
+def _add_list(group: typer.Typer, factories: Factories) -> None:
     @group.command(name="list")
     def list_keys(config: ConfigPath = DEFAULT_CONFIG, output: OutputFormat = Format.TABLE) -> None:
         """All keys, revoked ones included; never the keys themselves."""
@@ -154,6 +161,8 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
         lines = [_Line(one, "store") for one in stored] + [_Line(one, "config") for one in _configured(loaded)]
         say_rows(_COLUMNS, lines, output, empty="no key exists yet; create one: spendfuse keys create NAME")
 
+
+def _add_revoke(group: typer.Typer, factories: Factories) -> None:
     @group.command()
     def revoke(
         name: Annotated[str, typer.Argument(help="The key's name.", show_default=False)],

@@ -118,7 +118,11 @@ async def _balances(ledger: Ledger, name: str | None) -> Sequence[BalanceLine]:
 def add_to(app: typer.Typer, factories: Factories) -> None:
     group = typer.Typer(no_args_is_help=True, help="Limits: what is left of them, and overrides of their amounts.")
     app.add_typer(group, name="limits")
+    _add_list(group, factories)
+    _add_set(group, factories)
 
+
+def _add_list(group: typer.Typer, factories: Factories) -> None:
     @group.command(name="list")
     def list_limits(
         name: Annotated[str | None, typer.Argument(help="Only this limit.", show_default=False)] = None,
@@ -132,6 +136,8 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
             _limit_named(loaded, name)
         say_rows(_COLUMNS, lines, output, empty="no balance yet: no call has been counted in a current window")
 
+
+def _add_set(group: typer.Typer, factories: Factories) -> None:
     @group.command(name="set")
     def set_limit(
         name: Annotated[str, typer.Argument(help="The limit.", show_default=False)],

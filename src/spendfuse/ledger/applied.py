@@ -4,9 +4,10 @@ import contextlib
 import hashlib
 import json
 from collections import OrderedDict
+from typing import cast
 
 from spendfuse.core.errors import LedgerError
-from spendfuse.core.labels import Labels, subject_values
+from spendfuse.core.labels import Labels
 from spendfuse.core.limits import Limit, Unit
 from spendfuse.core.windows import LIFETIME_WINDOW, Window, window_at
 
@@ -45,13 +46,17 @@ def window_of(limit: Limit, at_ms: int) -> Window:
 
 def wrong_subject(limit: Limit, subject: str) -> LedgerError | None:
     """Why a text can't be a subject of the limit: it must be a JSON array with one value for each of its labels."""
-    with contextlib.suppress(ValueError, TypeError):
-        values: tuple[object, ...] = subject_values(subject)
-        texts = [value for value in values if isinstance(value, str)]
-        if subject == limit.subject_of(dict(zip(limit.each, texts, strict=True))):
+    with contextlib.suppress(ValueError):
+        values = json.loads(subject)
+        if isinstance(values, list) and subject == _subject_text(limit, cast("list[object]", values)):
             return None
     each = ", ".join(limit.each) or "no label"
     return LedgerError(f"limit {limit.name!r} is counted by {each}; {subject!r} is not one of its subjects")
+
+
+def _subject_text(limit: Limit, values: list[object]) -> str:
+    texts = [value for value in values if isinstance(value, str)]
+    return limit.subject_of(dict(zip(limit.each, texts, strict=True)))
 
 
 def _hash_of(limits: tuple[Limit, ...]) -> str:

@@ -207,7 +207,10 @@ class BatchingLedger:
         while not (await asyncio.wait({running}, timeout=self._timeout_s / 10))[0]:
             self._fail_overdue()
         for (pending, operation), outcome in zip(self._batch, running.result(), strict=True):
-            self._deliver(pending, operation, outcome)
+            if operation is pending.operation and pending.wait_s == 0 and not pending.future.done():
+                _answer(pending.future, outcome)
+            else:
+                self._deliver(pending, operation, outcome)
         self._batch = []
         self._schedule_retry()
 
@@ -240,10 +243,7 @@ class BatchingLedger:
         self._dismiss(pending)
         if pending.is_over:
             return
-        if isinstance(outcome, LedgerError):
-            pending.future.set_exception(outcome)
-        else:
-            pending.future.set_result(outcome)
+        _answer(pending.future, outcome)
 
     def _dismiss(self, pending: Pending) -> None:
         if pending.timer is not None:
@@ -287,6 +287,13 @@ class BatchingLedger:
         future.add_done_callback(lambda done: _log_unclaimed(reservation_id, done))
         self._freeing.append(Pending(Void(reservation_id), future, self._loop.time() + self._timeout_s))
         self._work.set()
+
+
+def _answer(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    if isinstance(outcome, LedgerError):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
 
 
 def _take(queue: deque[Pending], batch: _Batch) -> None:

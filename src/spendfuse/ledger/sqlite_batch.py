@@ -23,7 +23,7 @@ from spendfuse.ledger.operations import (
     Settle,
     Void,
 )
-from spendfuse.ledger.sqlite_books import Books
+from spendfuse.ledger.sqlite_books import Books, OpenReservation
 from spendfuse.ledger.sqlite_limits import BUCKET_MS
 from spendfuse.ledger.statements import sql
 
@@ -35,18 +35,6 @@ _UPDATE_RESERVATION = sql("sqlite", "update_reservation")
 _DELETE_RESERVATION = sql("sqlite", "delete_reservation")
 _INSERT_ENTRY = sql("sqlite", "insert_entry")
 _UPSERT_SPEND = sql("sqlite", "upsert_spend")
-
-
-@dataclass(slots=True)
-class _Open:
-    """An open reservation as stored."""
-
-    reservation_id: ReservationId
-    reserved_at_ms: int
-    cap: int
-    held: Amounts
-    label_set_id: int
-    fleeting: str
 
 
 @dataclass(slots=True)
@@ -80,12 +68,14 @@ class Batch:
         self._owner_id = owner_id
         self._now_ns = now_ns
         self._now_ms = now_ns // NS_PER_MS
-        self._open: dict[ReservationId, _Open] = {}
+        self._open = books.open
         self._ended: dict[ReservationId, _Ended] = {}
         self._changes = _Changes()
 
     def read(self, ids: Sequence[ReservationId]) -> None:
-        """Read the reservations with these ids, open or ended."""
+        """Read the reservations with these ids, open or ended, unless they are known or can't exist."""
+        newest_id = self._books.newest_id
+        ids = [one for one in ids if one <= newest_id and one not in self._open]
         if not ids:
             return
         for row in self._connection.execute(_SELECT_RESERVATIONS, (json.dumps(ids),)):
@@ -124,7 +114,7 @@ class Batch:
         for row in lines.balances:
             row.reserved += held.of(row.unit)
             row.exists = True
-        books.touch_balances(lines.balances)
+            books.touch_balance(row)
         for rate, state in zip(lines.rates, rates, strict=True):
             rate.tat_ns = state.passed(self._now_ns)
             books.touch_rate(rate)
@@ -146,7 +136,7 @@ class Batch:
                 return False
             for row, n in more:
                 row.reserved += n
-            self._books.touch_balances(row for row, _ in more)
+                self._books.touch_balance(row)
             known.cap, known.held = operation.cap, wider
         held = known.held
         deadline_ms = self._deadline_ms(operation.deadline_s)
@@ -210,7 +200,10 @@ class Batch:
         fleeting: str,
     ) -> None:
         held = admitted.held
-        self._open[reservation_id] = _Open(reservation_id, self._now_ms, admitted.cap, held, label_set_id, fleeting)
+        self._books.newest_id = max(self._books.newest_id, reservation_id)
+        self._open[reservation_id] = OpenReservation(
+            reservation_id, self._now_ms, admitted.cap, held, label_set_id, fleeting
+        )
         self._changes.opened.append(
             (
                 reservation_id,
@@ -226,7 +219,7 @@ class Batch:
             )
         )
 
-    def _close(self, known: _Open, ending: Ending) -> Entry:
+    def _close(self, known: OpenReservation, ending: Ending) -> Entry:
         entry, held = ending.entry, known.held
         del self._open[known.reservation_id]
         self._ended[known.reservation_id] = ended = _Ended(
@@ -238,7 +231,7 @@ class Batch:
             # A balance that nobody has opened yet will open at the fold, this entry included.
             if row.exists:
                 row.end(settled=settled_by(row.unit, entry), reserved=-held.of(row.unit))
-                self._books.touch_balances((row,))
+                self._books.touch_balance(row)
         self._record(ended, ending)
         return entry
 
@@ -249,7 +242,7 @@ class Batch:
         for row in self._books.lines(attribution, ended.reserved_at_ms).balances:
             if row.exists:
                 row.end(settled=settled_by(row.unit, ending.entry), reserved=0)
-                self._books.touch_balances((row,))
+                self._books.touch_balance(row)
         self._record(ended, ending)
         return ending.entry
 
@@ -301,10 +294,10 @@ class Batch:
     def _deadline_ms(self, deadline_s: float) -> int:
         return self._now_ms + int(deadline_s * MS_PER_S)
 
-    def _remember(self, row: tuple[int, int, int, int, int, int, int, int, int, str]) -> _Open:
+    def _remember(self, row: tuple[int, int, int, int, int, int, int, int, int, str]) -> OpenReservation:
         number, _, reserved_at_ms, _, cap, cost, input_tokens, output_tokens, label_set_id, fleeting = row
         held = Amounts(Nanos(cost), input_tokens, output_tokens)
-        known = _Open(ReservationId(number), reserved_at_ms, cap, held, label_set_id, fleeting)
+        known = OpenReservation(ReservationId(number), reserved_at_ms, cap, held, label_set_id, fleeting)
         self._open[known.reservation_id] = known
         return known
 

@@ -6,12 +6,13 @@ makes every row stale, to be read again when it is next needed; a rollback drops
 
 import json
 import sqlite3
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from spendfuse.core.decisions import Balance, RateState
 from spendfuse.core.labels import FLEETING_LABELS, Labels
 from spendfuse.core.limits import Limit, Unit
+from spendfuse.core.quotes import Amounts
+from spendfuse.core.reservations import ReservationId
 from spendfuse.core.windows import Window
 from spendfuse.ledger.applied import AppliedLimits, window_of
 from spendfuse.ledger.definitions import StoredLimit
@@ -22,18 +23,20 @@ ROWS_MAX = 100_000
 """More rows or label sets than this are forgotten, all at once, and read again."""
 
 _SELECT_BALANCE = sql("sqlite", "select_balance")
-_UPSERT_BALANCE = sql("sqlite", "upsert_balance")
+_INSERT_BALANCE = sql("sqlite", "insert_balance")
+_UPDATE_BALANCE = sql("sqlite", "update_balance")
 _SELECT_RATE = sql("sqlite", "select_rate")
 _UPSERT_RATE = sql("sqlite", "upsert_rate")
 _SELECT_LABEL_SET = sql("sqlite", "select_label_set")
 _SELECT_LABEL_SET_ID = sql("sqlite", "select_label_set_id")
 _INSERT_LABEL_SET = sql("sqlite", "insert_label_set")
 _SELECT_REVISION = sql("sqlite", "select_revision")
+_SELECT_NEWEST_ID = sql("sqlite", "select_newest_id")
 
 
 @dataclass(slots=True, eq=False)
 class BalanceRow:
-    """One balance. `exists` is False until a reservation is first held on it."""
+    """One balance. `exists` is False until a reservation is first held on it, `is_stored` until that is written."""
 
     limit_id: int
     limit: Limit
@@ -46,11 +49,20 @@ class BalanceRow:
     reserved: int = 0
     overrun: int = 0
     exists: bool = False
+    is_stored: bool = False
     seen_at: int = -1
 
     def view(self) -> Balance:
         """What the decision sees."""
         return Balance(self.limit, self.subject, self.amount, self.settled, self.reserved, self.window.ends_at_ms)
+
+    def insert(self, connection: sqlite3.Connection) -> None:
+        """Write a balance for the first time."""
+        window = self.window
+        key = (self.limit_id, self.subject, window.number, window.starts_at_ms, window.ends_at_ms)
+        state = (self.amount, self.ceiling, self.settled, self.reserved, self.overrun)
+        connection.execute(_INSERT_BALANCE, (*key, *state))
+        self.is_stored = True
 
     def end(self, *, settled: int, reserved: int) -> None:
         """Move what a reservation's end moves; money spent beyond the ceiling raises it, as overrun."""
@@ -101,6 +113,18 @@ class Attribution:
 
 
 @dataclass(slots=True)
+class OpenReservation:
+    """An open reservation as stored."""
+
+    reservation_id: ReservationId
+    reserved_at_ms: int
+    cap: int
+    held: Amounts
+    label_set_id: int
+    fleeting: str
+
+
+@dataclass(slots=True)
 class _Dirty:
     balances: dict[BalanceRow, None] = field(default_factory=dict[BalanceRow, None])
     rates: dict[RateRow, None] = field(default_factory=dict[RateRow, None])
@@ -125,6 +149,10 @@ class Books:
         self._label_set_ids: dict[str, int] = {}
         self._dirty = _Dirty()
         self.is_outdated = False
+        self.open: dict[ReservationId, OpenReservation] = {}
+        """Open reservations, though not all of them."""
+        self.newest_id = 0
+        """No reservation of the store, open or ended, has an id above this one."""
 
     def refresh(self) -> bool:
         """Notice what other processes committed; True when they did."""
@@ -135,6 +163,8 @@ class Books:
             return False
         self._data_version = version
         self._seen_at += 1
+        self.open.clear()
+        (self.newest_id,) = self._connection.execute(_SELECT_NEWEST_ID).fetchone()
         (revision,) = self._connection.execute(_SELECT_REVISION, ("limits",)).fetchone()
         if revision != self._limits_revision:
             self.reload_limits()
@@ -156,6 +186,7 @@ class Books:
         """Forget everything, after a rollback."""
         self._data_version = self._limits_revision = -1
         self._dirty = _Dirty()
+        self.open.clear()
         self._forget_rows()
 
     def stored_limit(self, name: str) -> StoredLimit | None:
@@ -210,10 +241,9 @@ class Books:
                     self._read_rate(rate)
         return lines
 
-    def touch_balances(self, rows: Iterable[BalanceRow]) -> None:
-        """Balances to be written."""
-        for row in rows:
-            self._dirty.balances[row] = None
+    def touch_balance(self, row: BalanceRow) -> None:
+        """A balance to be written."""
+        self._dirty.balances[row] = None
 
     def touch_rate(self, row: RateRow) -> None:
         """A rate to be written."""
@@ -222,8 +252,16 @@ class Books:
     def write(self) -> None:
         """Write each changed balance and rate once."""
         dirty, self._dirty = self._dirty, _Dirty()
-        if dirty.balances:
-            self._connection.executemany(_UPSERT_BALANCE, [_balance_fields(row) for row in dirty.balances])
+        new = [row for row in dirty.balances if not row.is_stored]
+        if len(new) < len(dirty.balances):
+            rows = [
+                (row.settled, row.reserved, row.ceiling, row.overrun, row.limit_id, row.subject, row.window.number)
+                for row in dirty.balances
+                if row.is_stored
+            ]
+            self._connection.executemany(_UPDATE_BALANCE, rows)
+        for row in new:
+            row.insert(self._connection)
         if dirty.rates:
             rates = [(row.limit_id, row.subject, row.tat_ns) for row in dirty.rates]
             self._connection.executemany(_UPSERT_RATE, rates)
@@ -253,7 +291,7 @@ class Books:
         row.seen_at = self._seen_at
         key = (row.limit_id, row.subject, row.window.number)
         found = self._connection.execute(_SELECT_BALANCE, key).fetchone()
-        row.exists = found is not None
+        row.exists = row.is_stored = found is not None
         if found is not None:
             row.amount, row.ceiling, row.settled, row.reserved, row.overrun = found
             return
@@ -285,19 +323,3 @@ def _attribution(labels: Labels) -> Attribution:
 
 def _text(labels: Labels) -> str:
     return json.dumps(labels, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-
-
-def _balance_fields(row: BalanceRow) -> tuple[object, ...]:
-    window = row.window
-    return (
-        row.limit_id,
-        row.subject,
-        window.number,
-        window.starts_at_ms,
-        window.ends_at_ms,
-        row.amount,
-        row.ceiling,
-        row.settled,
-        row.reserved,
-        row.overrun,
-    )

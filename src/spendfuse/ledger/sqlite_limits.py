@@ -33,7 +33,7 @@ _DELETE_RATES = sql("sqlite", "delete_rates")
 _UPDATE_AMOUNTS = sql("sqlite", "update_amounts")
 _UPDATE_ENFORCEMENT = sql("sqlite", "update_enforcement")
 _SELECT_OVERRIDES = sql("sqlite", "select_overrides")
-_UPSERT_BALANCE = sql("sqlite", "upsert_balance")
+_INSERT_BALANCE = sql("sqlite", "insert_balance")
 _GROW_REVISION = sql("sqlite", "grow_revision")
 _FOLD_ENTRIES = sql("sqlite", "fold_entries")
 _FOLD_SPEND = sql("sqlite", "fold_spend")
@@ -112,22 +112,9 @@ def _open_balances(connection: sqlite3.Connection, limit: Limit, limit_id: int, 
     for subject, (settled, reserved) in fold.of(limit, window, use_rollup=True).items():
         amount = amounts.get((limit_id, subject), limit.amount)
         ceiling = max(amount, settled + reserved) if limit.is_enforced else None
-        # A fold above the amount was spent before the limit was in force: it counts as what was committed then.
-        connection.execute(
-            _UPSERT_BALANCE,
-            (
-                limit_id,
-                subject,
-                window.number,
-                window.starts_at_ms,
-                window.ends_at_ms,
-                amount,
-                ceiling,
-                settled,
-                reserved,
-                0,
-            ),
-        )
+        # What was spent before the limit was in force counts as committed then, so it is not an overrun.
+        key = (limit_id, subject, window.number, window.starts_at_ms, window.ends_at_ms)
+        connection.execute(_INSERT_BALANCE, (*key, amount, ceiling, settled, reserved, 0))
 
 
 @dataclass(frozen=True, slots=True)

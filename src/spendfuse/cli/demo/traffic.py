@@ -12,7 +12,7 @@ from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 
 MODEL = "gpt-4o"
-MAX_TOKENS = 600
+MAX_TOKENS = 1_000
 KEY_CHECK_S = 0.05
 PROMPTS = (
     "Summarise the customer's last three tickets in two sentences.",
