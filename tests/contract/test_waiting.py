@@ -256,3 +256,25 @@ async def test_an_engine_that_fails_on_one_operation_fails_only_that_one() -> No
     outcomes = await asyncio.gather(*[ledger.reserve(demand(n, 1)) for n in (1, 2, 3)], return_exceptions=True)
     assert [type(one) for one in outcomes] == [Admitted, LedgerError, Admitted]
     await ledger.close()
+
+
+@claim
+async def test_a_wait_that_ends_while_its_retry_commits_still_gets_its_last_try() -> None:
+    engine, ledger = await _held()
+    engine.release.set()
+    await admitted(ledger, 1, 60)
+    await admitted(ledger, 2, 40)
+    waiter = _start(ledger, demand(3, 90, useful=20), wait_s=0.06)
+    await _until_waiting(ledger, 1)
+    engine.release.clear()
+    engine.started.clear()
+    voided = asyncio.create_task(ledger.void(rid(2)))  # frees 40: too little for 90, enough for the last try
+    await engine.started.wait()
+    while not ledger._reserves:
+        await asyncio.sleep(0.005)
+    engine.release.set()
+    outcome = await waiter
+    assert isinstance(outcome, Admitted)
+    assert outcome.cap == 40
+    await voided
+    await ledger.close()

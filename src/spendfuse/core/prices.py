@@ -122,6 +122,10 @@ class DatedPrice:
     price: Price
     daily: DailyWindow | None = None
 
+    def is_settled_at(self, at: datetime) -> bool:
+        """Whether the price holds from an instant on without end, unless a later one in its list does too."""
+        return self.daily is None and (self.since is None or self.since <= at)
+
     def holds_at(self, at: datetime) -> bool:
         """Whether the price applies at an instant, unless a later one in its list does too."""
         return (self.since is None or self.since <= at) and (self.daily is None or self.daily.holds_at(at))

@@ -30,12 +30,12 @@ def settled_by(unit: Unit, entry: Entry) -> int:
     tokens.
     """
     match unit:
-        case Unit.CONCURRENT:
-            return 0
-        case Unit.REQUESTS:
-            return 0 if entry.kind is EntryKind.LATE else 1
         case Unit.USD | Unit.TOKENS | Unit.INPUT_TOKENS | Unit.OUTPUT_TOKENS:
             return entry.amounts.of(unit)
+        case Unit.REQUESTS:
+            return 0 if entry.kind is EntryKind.LATE else 1
+        case Unit.CONCURRENT:
+            return 0
 
 
 def closed(reservation_id: ReservationId, kind: EntryKind, charge: Charge, held: Amounts) -> Ending:

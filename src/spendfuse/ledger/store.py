@@ -153,7 +153,10 @@ class Ledger(Protocol):
         ...
 
     async def expire_due(self) -> Sequence[Entry]:
-        """Charge every open reservation at its quote whose owner is gone or whose deadline has passed."""
+        """Charge every open reservation at its quote whose owner is gone or whose deadline has passed.
+
+        Also renews this owner's lease when that is due, so it must be called every few seconds: see `keeper`.
+        """
         ...
 
     async def count_refusals(self, counts: Sequence[RefusalCount]) -> None:

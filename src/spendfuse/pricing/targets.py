@@ -55,6 +55,9 @@ class PricedTarget:
 
     def prices_for_call(self, at: datetime) -> tuple[Price, ...]:
         """All prices that can apply to a call begun at an instant."""
+        newest = self.prices[-1]
+        if newest.is_settled_at(at):
+            return (newest.price,)
         return prices_within(self.prices, at, CALL_SPAN) or (self.prices[0].price,)
 
 

@@ -22,10 +22,7 @@ class AsgiDownstream:
 
     async def answer(self, answer: Answer) -> None:
         """See `Downstream`."""
-        headers = _encoded(answer.headers)
-        headers.append((b"content-length", str(len(answer.body)).encode()))
-        await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": answer.body})
+        await self._call.answer(answer.status, answer.headers, answer.body)
 
     async def start(self, status: int, headers: tuple[tuple[str, str], ...]) -> None:
         """See `Downstream`."""
@@ -45,4 +42,4 @@ class AsgiDownstream:
 
 
 def _encoded(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    return [(name.lower().encode(), value.encode("utf-8", "surrogateescape")) for name, value in headers]

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import errno
 import functools
+import gc
 import logging
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -29,6 +30,7 @@ AppFactory = Callable[[], AbstractAsyncContextManager[ASGIApp]]
 
 _ACCEPT_QUEUE = 2048
 _DRAIN_CHECK_S = 0.02
+_GC_ALLOCATIONS = 20_000
 
 
 class StartFailed(SpendfuseError):
@@ -165,6 +167,7 @@ async def _accept(
     loop = asyncio.get_running_loop()
     state = ServerState()
     connect = functools.partial(HardenedProtocol, _protocol_config(app), state, limits=limits, loop=loop)
+    _tune_gc()
     servers = [await loop.create_server(connect, sock=sock, backlog=_ACCEPT_QUEUE) for sock in sockets]
     on_accepting()
     await switch.stopped.wait()
@@ -172,6 +175,13 @@ async def _accept(
         server.close()
     _close(sockets)
     await _drain(state, limits, switch)
+
+
+def _tune_gc() -> None:
+    """Look for cycles less often, and not among what lives as long as the process: a tenth of the CPU of a call."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_ALLOCATIONS, 20, 50)
 
 
 def _protocol_config(app: ASGIApp) -> Config:
