@@ -17,6 +17,7 @@ ATTEMPTS_MAX = 15
 _EPOCH_MS = 1_767_225_600_000
 _ATTEMPT_BITS, _SEQUENCE_BITS, _OWNER_BITS = 4, 8, 10
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 
 class CallIds:
@@ -47,7 +48,8 @@ def reservation_of(call_id: CallId, attempt: int) -> ReservationId:
 
 def call_text(call_id: CallId) -> str:
     """A call id for people and headers: 13 characters of Crockford's base 32, in the order of time."""
-    return "".join(_ALPHABET[call_id >> shift & 31] for shift in range(60, -1, -5))
+    pairs = [_PAIRS[call_id >> shift & 1023] for shift in range(50, -1, -10)]
+    return _ALPHABET[call_id >> 60 & 31] + "".join(pairs)
 
 
 def reservation_text(reservation_id: ReservationId) -> str:

@@ -26,12 +26,10 @@ class Usage:
     reasoning_tokens: int = 0
 
     def __post_init__(self) -> None:
-        if (
-            min(self._parts_of_input()) < 0
-            or min(self.output_tokens, self.output_audio_tokens, self.reasoning_tokens) < 0
-        ):
+        parts = self._parts_of_input()
+        if min(parts) < 0 or self.output_audio_tokens < 0 or self.reasoning_tokens < 0 or self.output_tokens < 0:
             raise ValueError("usage has a negative count")
-        if sum(self._parts_of_input()) > self.input_tokens:
+        if sum(parts) > self.input_tokens:
             raise ValueError("the parts of the input exceed input_tokens")
         if self.output_audio_tokens > self.output_tokens or self.reasoning_tokens > self.output_tokens:
             raise ValueError("a part of the output exceeds output_tokens")

@@ -36,10 +36,15 @@ class Held:
         return Charge(Usage(amounts.input_tokens, amounts.output_tokens), amounts.cost, estimated=True)
 
 
-def charge_unknown(held: Held, *, elapsed_s: float, output_tokens_per_s_max: int) -> Charge:
-    """The charge of a call whose fate is unknown: its quote, but no more output than its target could have made."""
+def charge_unknown(
+    held: Held, *, elapsed_s: float, output_tokens_per_s_max: int, output_tokens_min: int = 0
+) -> Charge:
+    """The charge of a call whose fate is unknown: its quote, but no more output than its target could have made.
+
+    What is certain to have been made (`output_tokens_min`) is charged in any case, as overrun above the reservation.
+    """
     possible = math.ceil(elapsed_s * output_tokens_per_s_max) * held.quote.choices
-    return held.charge_of_output(min(held.output_tokens, possible))
+    return held.charge_of_output(max(output_tokens_min, min(held.output_tokens, possible)))
 
 
 @dataclass(frozen=True, slots=True)

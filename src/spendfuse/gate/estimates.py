@@ -82,16 +82,19 @@ class Estimator:
 
     def _caps(self, call: Call, route: Route, labels: Labels, quoted: Quoted) -> CapRange:
         wanted = route.cap_wanted(call, quoted, self._output_tokens_default)
-        learned = self._learned.cap(route.name, labels.get("feature", ""))
-        useful = min(wanted, self._useful(call, route, labels, learned) + call.thinking_tokens)
-        modest = None if call.cap is not None else max(useful, min(wanted, learned))
-        return CapRange(wanted, useful, modest)
+        useful = min(wanted, self._useful(call, route, labels) + call.thinking_tokens)
+        if call.cap is not None:
+            return CapRange(wanted, useful)
+        return CapRange(wanted, useful, modest=max(useful, min(wanted, self._learned_cap(route, labels))))
 
-    def _useful(self, call: Call, route: Route, labels: Labels, learned: int) -> int:
+    def _learned_cap(self, route: Route, labels: Labels) -> int:
+        return self._learned.cap(route.name, labels.get("feature", ""))
+
+    def _useful(self, call: Call, route: Route, labels: Labels) -> int:
         if route.reasons:
-            return max(learned, USEFUL_REASONING_TOKENS)
+            return max(self._learned_cap(route, labels), USEFUL_REASONING_TOKENS)
         if call.is_structured:
-            return max(learned, USEFUL_STRUCTURED_TOKENS)
+            return max(self._learned_cap(route, labels), USEFUL_STRUCTURED_TOKENS)
         of_limits = [one.min_output_tokens or 0 for one in self._with_minimum if one.covers(labels)]
         return max(of_limits, default=route.min_output_tokens)
 

@@ -16,7 +16,7 @@ from spendfuse.core.calls import Call
 from spendfuse.core.money import format_usd
 from spendfuse.core.refusals import Code, Deny
 from spendfuse.core.reservations import Charge, reservation_text
-from spendfuse.core.usage import Exact, Usage
+from spendfuse.core.usage import AtLeast, Exact, Usage
 from spendfuse.gate.endings import (
     VOID_STATUSES,
     Seen,
@@ -49,7 +49,7 @@ EXTENSION_TOKENS = 256
 _DROPPED_HEADERS = frozenset(
     {
         "connection", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "transfer-encoding",
-        "upgrade", "content-length", "set-cookie", "date", "server", "alt-svc",
+        "upgrade", "content-length", "set-cookie", "date", "server", "alt-svc", "location",
         "strict-transport-security",
     }
 )  # fmt: skip
@@ -82,29 +82,31 @@ class Attempt:
         self._sent_at_s = self.clock.monotonic_s()
         try:
             async with self.client.post(request) as response:
-                cut_stream = await self._relay(response)
+                cut = await self._relay(response)
             # Only now, so that the provider stops before a slow client is waited for.
-            if cut_stream is not None:
-                await self._send_cut(cut_stream)
+            if cut is not None:
+                await self._send_cut(cut)
             return None
         except NeverSent as error:
             self.reservation.void()
             return Deny(Code.UPSTREAM_UNREACHABLE, f"The provider could not be reached: {error}. Nothing was charged.")
         except UpstreamTimeout as error:
-            return Deny(Code.UPSTREAM_TIMEOUT, f"The provider did not answer in time: {error}.{self._charged_text()}")
+            return Deny(Code.UPSTREAM_TIMEOUT, f"The provider did not answer in time: {error}.{self._settle_unknown()}")
         except FateUnknown as error:
-            return Deny(Code.UPSTREAM_FAILED, f"The provider's connection broke: {error}.{self._charged_text()}")
+            return Deny(Code.UPSTREAM_FAILED, f"The provider's connection broke: {error}.{self._settle_unknown()}")
         finally:
-            if not self.reservation.is_ended:
-                self.reservation.settle(self._charge_unknown())
+            self._settle_unknown()
 
-    def _charged_text(self) -> str:
+    def _settle_unknown(self) -> str:
+        """Charge a call of unknown fate, unless it has ended; returns what the client is told of it."""
         if self.reservation.is_ended:
             return ""
-        return f" Its outcome is unknown, so it is charged at up to ${format_usd(self._charge_unknown().cost)}."
+        charge = self._charge_unknown()
+        self.reservation.settle(charge)
+        return f" Its outcome is unknown, so it is charged at up to ${format_usd(charge.cost)}."
 
-    async def _relay(self, response: UpstreamResponse) -> StreamMeter | None:
-        """Relay an answer; returns the meter of a stream that has to be cut."""
+    async def _relay(self, response: UpstreamResponse) -> "_Cut | None":
+        """Relay an answer; returns what is left to send of a stream that has to be cut."""
         self._first_byte_at_s = self.clock.monotonic_s()
         if response.status >= 400:
             await self._relay_error(response)
@@ -117,23 +119,35 @@ class Attempt:
     async def _relay_error(self, response: UpstreamResponse) -> None:
         if response.status in VOID_STATUSES:
             self.reservation.void()
+        else:
+            self._settle_unknown()
         body = await response.read(ANSWER_BYTES_MAX)
         await self.down.answer(Answer(response.status, (*self.headers, *_passed_headers(response)), body))
 
     async def _relay_whole(self, response: UpstreamResponse) -> None:
         body = await response.read(ANSWER_BYTES_MAX)
         metered = self.dialect.metered(body)
-        charge = self._charge_exact(metered.usage) if isinstance(metered, Exact) else self._charge_unknown()
+        match metered:
+            case Exact(usage):
+                charge = self._charge_exact(usage)
+            case AtLeast(usage):
+                charge = self._charge_unknown(output_tokens_min=usage.output_tokens)
+            case None:
+                charge = self._charge_unknown()
         self.reservation.settle(charge)
         cost = ("x-spendfuse-cost-usd", format_usd(charge.cost))
         await self.down.answer(Answer(response.status, (*self.headers, cost, *_passed_headers(response)), body))
 
-    async def _relay_stream(self, response: UpstreamResponse) -> StreamMeter | None:
+    async def _relay_stream(self, response: UpstreamResponse) -> "_Cut | None":
         meter = self.dialect.stream_meter(self.call)
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            # Compressed, although it was asked not to be.
+            meter.has_unread = True
         try:
             await self.down.start(response.status, (*self.headers, *_passed_headers(response)))
-            if not await self._pump(response, meter):
-                return meter
+            unsent = await self._pump(response, meter)
+            if unsent is not None:
+                return _Cut(meter, unsent)
             await self.down.finish()
         except FateUnknown as error:
             logger.warning("stream_broken reservation_id=%s error=%s", reservation_text(self.reservation.id), error)
@@ -143,57 +157,79 @@ class Attempt:
             self._settle_stream(meter)
         return None
 
-    async def _pump(self, response: UpstreamResponse, meter: StreamMeter) -> bool:
-        """Relay to the upstream's end; False when the stream has outrun a reservation that can't be extended."""
+    async def _pump(self, response: UpstreamResponse, meter: StreamMeter) -> bytes | None:
+        """Relay to the upstream's end; returns bytes, read but not sent, when the stream has to be cut behind them: it
+        has outrun a reservation that can't be extended, or the reservation was ended by a keeper.
+        """
         watch = OutrunWatch(self.route, self.reservation, meter.visible, self.deadline_s)
         extend_at_s = self._sent_at_s + self.deadline_s / 3
         async for chunk in response.chunks():
             relayed = meter.feed(chunk)
             if watch.is_suspect() and await watch.has_outrun():
-                return False
+                return relayed
             if relayed:
                 await self.down.send(relayed)
             if self.clock.monotonic_s() > extend_at_s:
-                await self.reservation.extend(cap=self.reservation.held.cap, deadline_s=self.deadline_s)
+                if not await self.reservation.renew(deadline_s=self.deadline_s):
+                    logger.warning("stream_cut reservation_id=%s reason=ended", reservation_text(self.reservation.id))
+                    return b""
                 extend_at_s = self.clock.monotonic_s() + self.deadline_s / 3
         rest = meter.finish()
         if rest:
             await self.down.send(rest)
-        return True
+        return None
 
-    async def _send_cut(self, meter: StreamMeter) -> None:
-        held = self.reservation.held
+    async def _send_cut(self, cut: "_Cut") -> None:
+        held, meter = self.reservation.held, cut.meter
         seen_tokens = await asyncio.to_thread(self.route.count_at_least, meter.visible.texts)
-        await self.down.send(meter.cut(Usage(held.quote.input_tokens, max(seen_tokens, held.output_tokens))))
+        end = meter.cut(Usage(held.quote.input_tokens, max(seen_tokens, held.output_tokens)))
+        await self.down.send(cut.unsent + end)
         await self.down.finish()
 
     def _charge_exact(self, usage: Usage) -> Charge:
         self.observe_output(usage.output_tokens // self.reservation.held.quote.choices)
         return Charge(usage, self.route.charge(self.call, usage))
 
-    def _charge_unknown(self) -> Charge:
+    def _charge_unknown(self, *, output_tokens_min: int = 0) -> Charge:
         return charge_unknown(
             self.reservation.held,
             elapsed_s=self.clock.monotonic_s() - self._sent_at_s,
             output_tokens_per_s_max=self.route.output_tokens_per_s_max,
+            output_tokens_min=output_tokens_min,
         )
 
     def _settle_stream(self, meter: StreamMeter) -> None:
         if meter.usage is not None:
             self.reservation.settle(self._charge_exact(meter.usage))
-        elif meter.visible.has_hidden or meter.has_unread or self.route.reasons:
-            self.reservation.settle(self._charge_unknown())
-        else:
-            tail_s = 0.0 if meter.is_complete else self.route.cut_tail_s
-            streamed_s = self.clock.monotonic_s() - self._first_byte_at_s
-            held, texts, route = self.reservation.held, meter.visible.texts, self.route
+            return
+        has_hidden = meter.visible.has_hidden or meter.has_unread or self.route.reasons
+        tail_s = 0.0 if meter.is_complete else self.route.cut_tail_s
+        now_s, route = self.clock.monotonic_s(), self.route
+        sent_s, streamed_s = now_s - self._sent_at_s, now_s - self._first_byte_at_s
+        held, texts = self.reservation.held, meter.visible.texts
 
-            def charge() -> Charge:
-                seen = Seen(route.count_at_least(texts), route.count_at_most(texts))
-                tail = tail_tokens(seen_tokens=seen.at_most, streamed_s=streamed_s, tail_s=tail_s)
-                return charge_seen(held, seen, tail_tokens=tail)
+        def charge() -> Charge:
+            at_least = route.count_at_least(texts)
+            if has_hidden:
+                return charge_unknown(
+                    held,
+                    elapsed_s=sent_s,
+                    output_tokens_per_s_max=route.output_tokens_per_s_max,
+                    output_tokens_min=at_least,
+                )
+            seen = Seen(at_least, route.count_at_most(texts))
+            tail = tail_tokens(seen_tokens=seen.at_most, streamed_s=streamed_s, tail_s=tail_s)
+            return charge_seen(held, seen, tail_tokens=tail)
 
-            self.reservation.settle(charge)
+        self.reservation.settle(charge)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A stream that ends here: what was read of it and not sent yet, and the meter that can end it well-formed."""
+
+    meter: StreamMeter
+    unsent: bytes
 
 
 class OutrunWatch:
@@ -223,7 +259,7 @@ class OutrunWatch:
         if seen_tokens > held.output_tokens:
             cap = -(-seen_tokens // held.quote.choices) + EXTENSION_TOKENS
             if not await self._reservation.extend(cap=cap, deadline_s=self._deadline_s):
-                logger.warning("stream_cut reservation_id=%s", reservation_text(self._reservation.id))
+                logger.warning("stream_cut reservation_id=%s reason=outrun", reservation_text(self._reservation.id))
                 return True
         room_tokens = max(RECHECK_TOKENS_MIN, self._reservation.held.output_tokens - seen_tokens)
         # A token has at least a byte, and a delta at least a token.

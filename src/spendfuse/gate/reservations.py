@@ -50,13 +50,21 @@ class OpenReservation:
         assert not self.is_ended, "a reservation ends once"
         self.is_ended = True
 
+    async def renew(self, *, deadline_s: float) -> bool:
+        """Move its deadline; False when a keeper has ended it meanwhile. A store that is away has ended nothing."""
+        held = self.held
+        try:
+            return await self._endings.ledger.extend(self.id, quote=held.quote, cap=held.cap, deadline_s=deadline_s)
+        except LedgerUnavailable:
+            return True
+
     async def extend(self, *, cap: int, deadline_s: float) -> bool:
         """Try to raise it to a cap and move its deadline; False when it stays as it was."""
         try:
             extended = await self._endings.ledger.extend(self.id, quote=self.held.quote, cap=cap, deadline_s=deadline_s)
         except LedgerUnavailable:
             return False
-        if extended and cap > self.held.cap:
+        if extended:
             self.held = Held(self.held.quote, cap)
         return extended
 

@@ -24,6 +24,8 @@ class Route:
 
     name: str
     priced: PricedTarget
+    is_free: bool
+    """Nothing it does costs anything, which config has allowed."""
     wire: WireTarget
     labels: Mapping[str, str]
     """The labels that follow from the route."""
@@ -37,11 +39,6 @@ class Route:
     _urls: Mapping[Operation, str] = field(repr=False)
     _headers: Mapping[str, str] = field(repr=False)
     _timeouts: Timeouts = field(repr=False)
-
-    @property
-    def is_free(self) -> bool:
-        """Nothing it does costs anything, which config has allowed."""
-        return self.priced.is_free
 
     @property
     def reasons(self) -> bool:
@@ -124,6 +121,7 @@ class Routes:
         return Route(
             name=model.name,
             priced=priced,
+            is_free=priced.is_free,
             wire=WireTarget(
                 target.model, provider.cap_field, provider.pins_service_tier, provider.takes_stream_options
             ),

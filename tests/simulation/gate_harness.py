@@ -1,0 +1,531 @@
+"""The real gate, with real dialects, routes, prices and ledger, between a scripted upstream and a recorded client.
+
+Time stands still unless a test moves it: the event loop runs on the same frozen clock as the gate, so a wait ends when
+the test says so and a failure repeats.
+"""
+
+import asyncio
+import functools
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, TypeVar
+
+import pytest
+
+from spendfuse.clock import FrozenClock
+from spendfuse.config import Config, parse
+from spendfuse.core.decisions import Admitted, Refused
+from spendfuse.core.errors import LedgerUnavailable
+from spendfuse.core.labels import Labels
+from spendfuse.core.quotes import Amounts, Quote
+from spendfuse.core.reservations import Charge, Entry, EntryKind, ReservationId
+from spendfuse.gate.gate import Gate
+from spendfuse.gate.requests import Caller, Request
+from spendfuse.gate.routes import Routes
+from spendfuse.ledger.batching import BatchingLedger
+from spendfuse.ledger.memory import MemoryEngine, MemoryStore
+from spendfuse.ledger.store import Demand, Ledger
+from spendfuse.upstream.client import FateUnknown, UpstreamRequest
+from spendfuse.wire.dialect import Answer, Dialect
+from spendfuse.wire.openai_chat import OpenAIChat
+from spendfuse.wire.openai_embeddings import OpenAIEmbeddings
+
+START_NS = 1_795_262_400 * 10**9  # 2026-11-21 12:00 UTC
+CHAT, EMBEDDINGS = OpenAIChat(), OpenAIEmbeddings()
+APP = Caller("app", {"key": "app"})
+JSON_HEADERS = {"Content-Type": "application/json"}
+SSE_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8"}
+CAP_HEADER, CALL_ID_HEADER, COST_HEADER = "x-spendfuse-max-tokens", "x-spendfuse-call-id", "x-spendfuse-cost-usd"
+SPINS = 60
+INPUT_NANOS, OUTPUT_NANOS = 1_000, 2_000
+"""A token of `plain`, whose vocabulary nobody holds."""
+
+_CONFIG = """
+providers:
+  openai: {{api_key: sk-provider}}
+  plain: {{dialect: openai, base_url: "http://plain.test/v1", prices: {{"*": {{input: 1, output: 2}}}}}}
+  free: {{dialect: openai, base_url: "http://free.test/v1", prices: {{"*": {{input: 0, output: 0}}}}}}
+models:
+  gpt-4o-mini: openai/gpt-4o-mini
+  gpt-4o: openai/gpt-4o
+  o4-mini: openai/o4-mini
+  embed: openai/text-embedding-3-small
+  plain: plain/llama
+  frugal: {{targets: [plain/tiny], min_output_tokens: 10, prices: {{input: '0.1', output: '0.2'}}}}
+  free: free/llama
+{more}
+limits:
+  everything: {{usd: 1000, per: lifetime}}
+{limits}
+"""
+
+Step = bytes | Exception | asyncio.Event | Callable[[], None]
+"""What a scripted upstream does next: send bytes, fail, wait for the test, or change the world (advance the clock)."""
+T = TypeVar("T")
+
+
+class FrozenLoop(asyncio.SelectorEventLoop):
+    """An event loop whose timers follow a frozen clock."""
+
+    def __init__(self, clock: FrozenClock) -> None:
+        self._frozen = clock
+        super().__init__()
+
+    def time(self) -> float:
+        return self._frozen.monotonic_s()
+
+
+def run_frozen(test: Callable[[FrozenClock], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine in a loop of frozen time."""
+    clock = FrozenClock(START_NS)
+    with asyncio.Runner(loop_factory=lambda: FrozenLoop(clock)) as runner:
+        return runner.run(test(clock))
+
+
+@dataclass(slots=True)
+class Play:
+    """One answer of the upstream."""
+
+    body: Sequence[Step] = ()
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=lambda: JSON_HEADERS)
+    before_head: Sequence[Step] = ()
+
+
+class Upstream:
+    """A scripted `UpstreamClient`: each call meets what `play` makes of it. `log` has the order of events."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.requests: list[UpstreamRequest] = []
+        self.play: Callable[[UpstreamRequest], Play] = lambda _: Play([answer()])
+        self.log = log
+        self.open = 0
+
+    def post(self, request: UpstreamRequest) -> "_Exchange":
+        """See `UpstreamClient`."""
+        self.requests.append(request)
+        return _Exchange(self, self.play(request))
+
+    async def close(self) -> None:
+        """See `UpstreamClient`."""
+
+    @property
+    def bodies(self) -> list[dict[str, Any]]:
+        """What was sent up, read."""
+        return [json.loads(request.body) for request in self.requests]
+
+
+class _Exchange:
+    """One request and its answer: the context and the response in one."""
+
+    def __init__(self, upstream: Upstream, play: Play) -> None:
+        self._upstream = upstream
+        self._play = play
+        self.status = play.status
+        self.headers = _CaseInsensitive(play.headers)
+
+    async def __aenter__(self) -> "_Exchange":
+        self._upstream.open += 1
+        try:
+            async for _ in _performed(self._play.before_head):
+                raise AssertionError("bytes before the head")
+        except BaseException:
+            self._left()
+            raise
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._left()
+
+    def _left(self) -> None:
+        self._upstream.open -= 1
+        self._upstream.log.append("upstream closed")
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """See `UpstreamResponse`."""
+        return _performed(self._play.body)
+
+    async def read(self, bytes_max: int) -> bytes:
+        """See `UpstreamResponse`."""
+        whole = b""
+        async for chunk in self.chunks():
+            whole += chunk
+            if len(whole) > bytes_max:
+                raise FateUnknown(f"the upstream's answer is larger than {bytes_max} bytes")
+        return whole
+
+
+class _CaseInsensitive(dict[str, str]):
+    def get(self, key: str, default: str = "") -> str:  # type: ignore[override]
+        return next((value for name, value in self.items() if name.lower() == key.lower()), default)
+
+
+async def _performed(steps: Sequence[Step]) -> AsyncIterator[bytes]:
+    for step in steps:
+        await asyncio.sleep(0)
+        if isinstance(step, bytes):
+            yield step
+        elif isinstance(step, Exception):
+            raise step
+        elif isinstance(step, asyncio.Event):
+            await step.wait()
+        else:
+            step()
+
+
+@dataclass(slots=True)
+class Client:
+    """A recording `Downstream`. While `stalled` is set it reads nothing."""
+
+    log: list[str] = field(default_factory=list[str])
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+    body: bytes = b""
+    is_finished: bool = False
+    is_aborted: bool = False
+    reading: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.reading.set()
+
+    async def answer(self, answer: Answer) -> None:
+        """See `Downstream`."""
+        await self.start(answer.status, answer.headers)
+        await self.send(answer.body)
+        await self.finish()
+
+    async def start(self, status: int, headers: tuple[tuple[str, str], ...]) -> None:
+        """See `Downstream`."""
+        assert self.status == 0, "answered twice"
+        self.status, self.headers = status, {name.lower(): value for name, value in headers}
+        await self._written("start")
+
+    async def send(self, chunk: bytes) -> None:
+        """See `Downstream`."""
+        assert self.status and not self.is_finished and not self.is_aborted
+        self.body += chunk
+        await self._written("send")
+
+    async def finish(self) -> None:
+        """See `Downstream`."""
+        assert not self.is_finished and not self.is_aborted
+        self.is_finished = True
+        await self._written("finish")
+
+    async def abort(self) -> None:
+        """See `Downstream`."""
+        self.is_aborted = True
+        self.log.append("abort")
+
+    async def _written(self, what: str) -> None:
+        self.log.append(what)
+        await asyncio.sleep(0)
+        await self.reading.wait()
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The `error` object of a refusal."""
+        return json.loads(self.body)["error"]
+
+    @property
+    def events(self) -> list[Any]:
+        """The events of a stream, read; `[DONE]` as its text."""
+        return [
+            text if text == "[DONE]" else json.loads(text)
+            for text in (block.removeprefix("data: ") for block in self.body.decode().split("\n\n") if block)
+        ]
+
+    @property
+    def text(self) -> str:
+        """What a stream showed."""
+        return "".join(
+            choice["delta"].get("content") or ""
+            for event in self.events
+            if event != "[DONE]"
+            for choice in event["choices"]
+        )
+
+    @property
+    def finish_reasons(self) -> list[str]:
+        """In the order in which a stream gave them."""
+        return [
+            choice["finish_reason"]
+            for event in self.events
+            if event != "[DONE]"
+            for choice in event["choices"]
+            if choice.get("finish_reason")
+        ]
+
+
+class WatchedLedger(BatchingLedger):
+    """A ledger that remembers what it was asked, and that is away as often as a test says."""
+
+    def __init__(self, engine: MemoryEngine) -> None:
+        super().__init__(engine)
+        self.demands: list[Demand] = []
+        self.settled: list[ReservationId] = []
+        self.away: dict[str, int] = {}
+
+    def _check(self, verb: str) -> None:
+        left = self.away.get(verb, 0)
+        if left:
+            self.away[verb] = left - 1
+            raise LedgerUnavailable("the store is away")
+
+    async def reserve(self, demand: Demand, *, wait_s: float = 0.0) -> Admitted | Refused:
+        self.demands.append(demand)
+        self._check("reserve")
+        return await super().reserve(demand, wait_s=wait_s)
+
+    async def extend(self, reservation_id: ReservationId, *, quote: Quote, cap: int, deadline_s: float) -> bool:
+        self._check("extend")
+        return await super().extend(reservation_id, quote=quote, cap=cap, deadline_s=deadline_s)
+
+    async def settle(self, reservation_id: ReservationId, charge: Charge) -> Entry:
+        self.settled.append(reservation_id)
+        self._check("settle")
+        return await super().settle(reservation_id, charge)
+
+    async def void(self, reservation_id: ReservationId) -> Entry:
+        self._check("void")
+        return await super().void(reservation_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """One reservation through its life, as the reference ledger has it."""
+
+    labels: Labels
+    cap: int
+    held: Amounts
+    entries: tuple[Entry, ...]
+
+    @property
+    def entry(self) -> Entry:
+        """Its only entry."""
+        (entry,) = self.entries
+        return entry
+
+    @property
+    def is_void(self) -> bool:
+        return self.entry.kind is EntryKind.VOIDED
+
+    @property
+    def output_tokens(self) -> int:
+        return self.entry.amounts.output_tokens
+
+
+@dataclass(slots=True)
+class World:
+    """A gate and everything around it."""
+
+    clock: FrozenClock
+    config: Config
+    store: MemoryStore
+    ledger: WatchedLedger
+    upstream: Upstream
+    gate: Gate
+    log: list[str]
+
+    def meets(self, *plays: Play) -> None:
+        """The next calls meet these answers; the last one also meets all after it."""
+        left = list(plays)
+        self.upstream.play = lambda _: left.pop(0) if len(left) > 1 else left[0]
+
+    def begin(self, body: Mapping[str, object], **of_request: Any) -> tuple["asyncio.Task[None]", Client]:
+        """Start a call."""
+        client = Client(self.log)
+        return asyncio.create_task(self.gate.serve(request(body, **of_request), client)), client
+
+    async def call(self, body: Mapping[str, object], **of_request: Any) -> Client:
+        """A call from its beginning to its end, its reservation's end included."""
+        task, client = self.begin(body, **of_request)
+        await task
+        await self.settled()
+        return client
+
+    async def settled(self) -> None:
+        """Wait for the ends of reservations whose calls are over."""
+        await self.gate.endings.drain(5)
+
+    async def later(self, ms: int) -> None:
+        """Let time pass, and everything that follows from it happen."""
+        self.clock.advance(ms=ms)
+        await spin()
+
+    @property
+    def reservations(self) -> list[Ended]:
+        """All reservations ever made, the oldest first."""
+        return [
+            Ended(one.labels, one.cap, one.held, tuple(ending.entry for ending in one.endings))
+            for _, one in sorted(self.store.reservations.items())
+        ]
+
+    @property
+    def last(self) -> Ended:
+        """The newest reservation."""
+        return self.reservations[-1]
+
+    async def committed(self, limit_name: str) -> list[tuple[str, int, int]]:
+        """Subject, settled and reserved of every balance of a limit."""
+        return [(one.subject, one.settled, one.reserved) for one in await self.ledger.balances(limit_name)]
+
+    async def assert_whole(self) -> None:
+        """Nothing is left open, each reservation ended once, and no balance is above its amount and overruns."""
+        await self.settled()
+        assert self.upstream.open == 0
+        for one in self.reservations:
+            closing = [entry for entry in one.entries if entry.kind is not EntryKind.LATE]
+            assert len(closing) == 1, one
+        overrun = sum(entry.overrun_cost for one in self.reservations for entry in one.entries)
+        for line in await self.ledger.balances():
+            assert line.settled >= 0 and line.reserved >= 0
+            if line.is_enforced and line.unit == "usd":
+                assert line.settled + line.reserved <= line.amount + overrun, line
+        assert await self.ledger.audit() == []
+
+
+async def spin(times: int = SPINS) -> None:
+    """Let everything that can happen now happen."""
+    for _ in range(times):
+        await asyncio.sleep(0)
+
+
+def config_of(limits: str = "", more: str = "") -> Config:
+    """A config with all models of this harness; `limits` and `more` are YAML, `limits` below its key."""
+    return parse(_CONFIG.format(limits=limits, more=more), environ={})
+
+
+def gate_over(config: Config, ledger: Ledger, upstream: Upstream, clock: FrozenClock) -> Gate:
+    """A gate between a ledger and an upstream."""
+    return Gate(config=config, routes=Routes(config, clock), ledger=ledger, client=upstream, clock=clock)
+
+
+@asynccontextmanager
+async def opened(clock: FrozenClock, config: Config) -> AsyncGenerator[World]:
+    """A world over the reference ledger."""
+    store, log = MemoryStore(), list[str]()
+    ledger = WatchedLedger(MemoryEngine(config.limits, clock, store))
+    ledger.start()
+    upstream = Upstream(log)
+    gate = gate_over(config, ledger, upstream, clock)
+    try:
+        yield World(clock, config, store, ledger, upstream, gate, log)
+    finally:
+        await ledger.close()
+
+
+def gate_test(limits: str = "", more: str = "") -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:
+    """A test over a `world` with these limits, which at its end has to be whole."""
+
+    def decorated(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+        @functools.wraps(test)
+        def run(*args: Any, **kwargs: Any) -> None:
+            async def over_a_world(clock: FrozenClock) -> None:
+                async with opened(clock, config_of(limits, more)) as world:
+                    await test(*args, world=world, **kwargs)
+                    await world.assert_whole()
+
+            run_frozen(over_a_world)
+
+        # Else pytest would look for a fixture of this name.
+        del run.__wrapped__  # type: ignore[attr-defined]
+        run.__signature__ = _without_world(test)  # type: ignore[attr-defined]
+        return run
+
+    return decorated
+
+
+def _without_world(test: Callable[..., object]) -> object:
+    import inspect
+
+    signature = inspect.signature(test)
+    kept = [one for name, one in signature.parameters.items() if name != "world"]
+    return signature.replace(parameters=kept)
+
+
+def request(
+    body: Mapping[str, object] | bytes,
+    *,
+    dialect: Dialect = CHAT,
+    caller: Caller = APP,
+    claimed: Labels | None = None,
+    ip: str = "192.0.2.1",
+    headers: Mapping[bytes, bytes] | None = None,
+) -> Request:
+    """A request as the server hands it to the gate."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Request(dialect, caller, claimed or {}, ip, headers or {}, raw)
+
+
+def chat(model: str = "plain", content: str = "Hi.", **fields: object) -> dict[str, object]:
+    """The body of a chat request."""
+    return {"model": model, "messages": [{"role": "user", "content": content}], **fields}
+
+
+def words(count: int) -> str:
+    """A text of so many tokens in OpenAI's vocabulary."""
+    return " hello" * count
+
+
+def usage(input_tokens: int, output_tokens: int, **more: object) -> dict[str, object]:
+    """A provider's usage object."""
+    total = input_tokens + output_tokens
+    return {"prompt_tokens": input_tokens, "completion_tokens": output_tokens, "total_tokens": total, **more}
+
+
+def answer(output_tokens: int = 5, *, input_tokens: int = 10, used: object = ...) -> bytes:
+    """A whole answer; `used` replaces its usage."""
+    said = usage(input_tokens, output_tokens) if used is ... else used
+    choice = {"index": 0, "message": {"role": "assistant", "content": "Hello."}, "finish_reason": "stop"}
+    body = {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": said}
+    return json.dumps(body).encode()
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+def event(choices: list[dict[str, object]], **more: object) -> bytes:
+    """One event of a stream."""
+    head = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    return b"data: " + json.dumps({**head, "choices": choices, **more}).encode() + b"\n\n"
+
+
+def delta(text: str, index: int = 0) -> bytes:
+    """A piece of an answer."""
+    return event([{"index": index, "delta": {"content": text}, "finish_reason": None}])
+
+
+def ended(reason: str = "stop", index: int = 0) -> bytes:
+    """The end of a choice."""
+    return event([{"index": index, "delta": {}, "finish_reason": reason}])
+
+
+def used(input_tokens: int, output_tokens: int) -> bytes:
+    """The chunk of usage."""
+    return event([], usage=usage(input_tokens, output_tokens))
+
+
+def stream(*steps: Step) -> Play:
+    """A streamed answer."""
+    return Play(steps, headers=SSE_HEADERS)
+
+
+def failing(status: int, *, before_head: Sequence[Step] = ()) -> Play:
+    """An answer that is an error."""
+    return Play([b'{"error": {"message": "no", "code": "x"}}'], status=status, before_head=before_head)
+
+
+def without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count tokens in the event loop, so that a run takes the same steps each time."""
+
+    async def inline(function: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        await asyncio.sleep(0)
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(asyncio, "to_thread", inline)
