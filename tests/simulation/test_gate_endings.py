@@ -34,6 +34,7 @@ from spendfuse.gate import relay
 from spendfuse.upstream.client import FateUnknown, NeverSent, UpstreamTimeout
 
 CAP = 400
+# Times are multiples of 125 ms, which floats hold exactly.
 WHOLE = chat(max_tokens=CAP)
 STREAM = chat(max_tokens=CAP, stream=True)
 COUNTED_STREAM = chat("gpt-4o-mini", max_tokens=CAP, stream=True)
@@ -70,15 +71,15 @@ async def test_an_error_before_any_output_is_voided_and_relayed_as_it_came(world
 async def test_an_error_that_leaves_the_fate_unknown_is_charged_for_what_could_have_been_made(
     world: World, status: int, body: dict[str, object]
 ) -> None:
-    world.meets(failing(status, before_head=[lambda: world.clock.advance(ms=40)]))
+    world.meets(failing(status, before_head=[lambda: world.clock.advance(ms=125)]))
     client = await world.call(body)
     assert client.status == status
-    _assert_unknown(world, output_tokens=40)
+    _assert_unknown(world, output_tokens=125)
 
 
 @gate_test()
 async def test_a_slow_reader_of_an_error_does_not_hold_the_reservation(world: World) -> None:
-    world.meets(failing(504, before_head=[lambda: world.clock.advance(ms=40)]))
+    world.meets(failing(504, before_head=[lambda: world.clock.advance(ms=125)]))
     task, client = world.begin(WHOLE)
     client.reading.clear()
     await world.later(0)
@@ -86,7 +87,7 @@ async def test_a_slow_reader_of_an_error_does_not_hold_the_reservation(world: Wo
     assert world.last.entries
     client.reading.set()
     await task
-    _assert_unknown(world, output_tokens=40)
+    _assert_unknown(world, output_tokens=125)
 
 
 @pytest.mark.parametrize("body", [WHOLE, STREAM], ids=["whole", "stream"])
@@ -101,7 +102,7 @@ async def test_a_call_that_was_never_sent_is_voided(world: World, body: dict[str
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=["broken", "silent"])
-@pytest.mark.parametrize(("elapsed_ms", "output_tokens"), [(0, 0), (40, 40), (60_000, CAP)])
+@pytest.mark.parametrize(("elapsed_ms", "output_tokens"), [(0, 0), (125, 125), (60_000, CAP)])
 @pytest.mark.parametrize("body", [WHOLE, STREAM], ids=["whole", "stream"])
 @gate_test()
 async def test_a_failure_before_the_head_is_charged_at_the_quote_or_what_the_time_allowed(
@@ -127,18 +128,18 @@ async def test_the_rate_of_a_target_bounds_an_unknown_fate(world: World) -> None
 
 @gate_test()
 async def test_every_choice_could_have_been_made_at_that_rate(world: World) -> None:
-    world.meets(Play(before_head=[lambda: world.clock.advance(ms=40), FateUnknown("reset")]))
+    world.meets(Play(before_head=[lambda: world.clock.advance(ms=125), FateUnknown("reset")]))
     await world.call({**WHOLE, "n": 3})
-    _assert_unknown(world, output_tokens=3 * 40)
+    _assert_unknown(world, output_tokens=3 * 125)
 
 
 @pytest.mark.parametrize("failure", FAILURES, ids=["broken", "silent"])
 @gate_test()
 async def test_a_whole_answer_that_breaks_off_is_of_unknown_fate(world: World, failure: Exception) -> None:
-    world.meets(Play([answer()[:20], lambda: world.clock.advance(ms=40), failure]))
+    world.meets(Play([answer()[:20], lambda: world.clock.advance(ms=125), failure]))
     client = await world.call(WHOLE)
     assert client.status in (502, 504)
-    _assert_unknown(world, output_tokens=40)
+    _assert_unknown(world, output_tokens=125)
 
 
 @gate_test()
@@ -155,11 +156,11 @@ async def test_an_error_whose_body_breaks_off_stays_voided(world: World) -> None
 @gate_test()
 async def test_an_answer_above_the_bound_is_refused_and_charged(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay, "ANSWER_BYTES_MAX", 1_000)
-    world.meets(Play([lambda: world.clock.advance(ms=70), b"x" * 600, b"x" * 600]))
+    world.meets(Play([lambda: world.clock.advance(ms=125), b"x" * 600, b"x" * 600]))
     client = await world.call(WHOLE)
     assert client.status == 502
     assert "larger than 1000 bytes" in client.error["message"]
-    _assert_unknown(world, output_tokens=70)
+    _assert_unknown(world, output_tokens=125)
 
 
 @gate_test()
@@ -178,11 +179,11 @@ async def test_usage_settles_exactly_and_the_answer_says_its_cost(world: World) 
 @pytest.mark.parametrize(
     ("used_tokens", "output_tokens"),
     [
-        (None, 40),
-        ({}, 40),
-        ({"prompt_tokens": None, "completion_tokens": 3}, 40),
-        ({"completion_tokens": 90}, 90),
-        ({"completion_tokens": 250}, 250),
+        (None, 125),
+        ({}, 125),
+        ({"prompt_tokens": None, "completion_tokens": 3}, 125),
+        ({"completion_tokens": 290}, 290),
+        ({"completion_tokens": 950}, 950),
     ],
     ids=["null", "empty", "no input", "more output than time", "more output than held"],
 )
@@ -190,7 +191,7 @@ async def test_usage_settles_exactly_and_the_answer_says_its_cost(world: World) 
 async def test_unknown_usage_is_charged_at_the_quote_but_never_below_what_was_said(
     world: World, used_tokens: object, output_tokens: int
 ) -> None:
-    world.meets(Play([lambda: world.clock.advance(ms=40), answer(used=used_tokens)]))
+    world.meets(Play([lambda: world.clock.advance(ms=125), answer(used=used_tokens)]))
     client = await world.call(WHOLE)
     assert client.status == 200
     _assert_unknown(world, output_tokens=output_tokens)
@@ -258,7 +259,7 @@ async def test_a_complete_stream_without_usage_is_charged_for_what_it_showed(wor
 
 @pytest.mark.parametrize(
     ("shown", "streamed_ms", "output_tokens"),
-    [(20, 2_000, 30), (20, 500, 60), (20, 100, CAP), (0, 500, 0)],
+    [(20, 2_000, 30), (20, 500, 60), (60, 125, CAP), (0, 500, 0)],
     ids=["slow", "fast", "at most the reservation", "nothing shown"],
 )
 @gate_test()
@@ -289,7 +290,7 @@ async def test_a_client_that_leaves_midway_is_charged_likewise_and_the_upstream_
 
 
 @pytest.mark.parametrize("model", ["o4-mini", "plain"])
-@pytest.mark.parametrize(("shown", "output_tokens"), [(30, 40), (60, 60)], ids=["bound by time", "bound by sight"])
+@pytest.mark.parametrize(("shown", "output_tokens"), [(30, 125), (160, 160)], ids=["bound by time", "bound by sight"])
 @gate_test()
 async def test_a_cut_stream_with_hidden_output_is_of_unknown_fate_but_never_below_what_it_showed(
     world: World, model: str, shown: int, output_tokens: int
@@ -297,7 +298,7 @@ async def test_a_cut_stream_with_hidden_output_is_of_unknown_fate_but_never_belo
     # What is neither an event nor JSON may have held usage.
     unread = b"data: {not JSON\n\n" if model == "plain" else b": ping\n\n"
     text = words(shown if model == "o4-mini" else 2 * shown)  # half of the count is certain in a foreign vocabulary
-    world.meets(stream(delta(text), unread, lambda: world.clock.advance(ms=40), FateUnknown("reset")))
+    world.meets(stream(delta(text), unread, lambda: world.clock.advance(ms=125), FateUnknown("reset")))
     await world.call(chat(model, max_tokens=CAP, stream=True))
     assert world.last.entry.estimated
     assert world.last.output_tokens == output_tokens
