@@ -120,7 +120,7 @@ def test_only_a_shadow_limit_is_not_enforced() -> None:
     ("limit", "text"),
     [
         (LIMIT, "team ($5.00 per month, each organization, user)"),
-        (Limit("rate", Unit.REQUESTS, 60, Span(60_000), each=("key",)), "rate (60 requests per 1m, each key)"),
+        (Limit("rate", Unit.REQUESTS, 60, Span(60_000), each=("key",)), "rate (60 requests per minute, each key)"),
         (Limit("run", Unit.TOKENS, 1_500, Lifetime()), "run (1,500 tokens per lifetime)"),
         (Limit("parallel", Unit.CONCURRENT, 4, Lifetime()), "parallel (4 concurrent calls)"),
     ],

@@ -112,9 +112,7 @@ class Reason:
         text = f'limit "{self.limit.name}"' + (f" ({subject})" if subject else "")
         text += f": {unit.amount_text(self.amount)}"
         if self.shortfall is Shortfall.RATE:
-            return (
-                f"{text}, all in use" if unit is Unit.CONCURRENT else f"{text} per {self.limit.period}, none left now"
-            )
+            return f"{text}, all in use" if unit is Unit.CONCURRENT else f"{text} per {self.limit.per}, none left now"
         held = f" ({unit.amount_text(self.reserved)} held by calls in flight)" if self.reserved else ""
         at_least = f" and at least {unit.amount_text(self.need_useful)}" if self.need_useful < self.need else ""
         need = f"call needs up to {unit.amount_text(self.need)}{at_least}"

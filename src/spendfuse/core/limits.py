@@ -35,6 +35,9 @@ class Unit(StrEnum):
         return f"{amount:,} {word}"
 
 
+_SPAN_NAMES = {"1s": "second", "1m": "minute", "1h": "hour"}
+
+
 @dataclass(frozen=True, slots=True)
 class Reject:
     """Refuse the call."""
@@ -124,11 +127,17 @@ class Limit:
         """The subject that a call with these labels is counted under."""
         return subject_of(labels, self.each)
 
+    @property
+    def per(self) -> str:
+        """The period for people: `month`, `minute`, `5m`."""
+        text = str(self.period)
+        return _SPAN_NAMES.get(text, text) if isinstance(self.period, Span) else text
+
     def describe(self) -> str:
         """The limit for people: `feature-week ($50.00 per week, each feature)`."""
         match self.period:
             case Calendar() | Span():
-                per = f" per {self.period}"
+                per = f" per {self.per}"
             case Lifetime():
                 per = "" if self.unit is Unit.CONCURRENT else " per lifetime"
             case _:

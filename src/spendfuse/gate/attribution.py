@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from spendfuse.core.calls import Call
-from spendfuse.core.labels import Labels
+from spendfuse.core.labels import KEY_LABELS, Labels
 from spendfuse.core.limits import Limit
 from spendfuse.core.refusals import Code, Deny
 from spendfuse.gate.requests import Request
@@ -22,7 +22,7 @@ class Attribution:
         used = {name for one in limits for name in (*one.each, *one.match)}
         self.uses_ip = "ip" in used
         self._uses_fingerprint = "fingerprint" in used
-        self._requiring = tuple(one for one in limits if one.require)
+        self._requiring = tuple(one for one in limits if one.require and one.is_enforced)
 
     def labels_of(self, request: Request, call: Call, route_labels: Labels) -> dict[str, str] | Deny:
         """All labels of a call: of one name the first source wins, ours, the key's, the headers', the body's.
@@ -51,7 +51,12 @@ class Attribution:
                 return Deny(
                     Code.LABEL_REQUIRED,
                     f'limit "{limit.name}" counts by {missing!r}, and this call has no such label. '
-                    f"Send it as `x-spendfuse-{missing}` or in `metadata`.",
+                    f"Send it as {_header_of(missing)} or in `metadata`.",
                     param="metadata",
                 )
         return None
+
+
+def _header_of(label: str) -> str:
+    """How a header says a label; those without a header of their own are tags."""
+    return f"`x-spendfuse-{label}`" if label in KEY_LABELS else f"`x-spendfuse-tags: {label}=…`"

@@ -65,7 +65,10 @@ class Estimator:
         return Estimate(call, route, labels, quoted, caps, can_count=False, sends_cap=estimate.sends_cap)
 
     def counting_may_help(self, estimate: Estimate, refused: Refused) -> bool:
-        """Whether fewer input tokens could change a refusal: not a rate's, nor where the least output does not fit."""
+        """Whether fewer input tokens could change a refusal: not a rate's, nor where the least output does not fit.
+
+        A rate that refuses too does not matter: whether the money is spent as well decides if a retry makes sense.
+        """
         if not estimate.can_count or refused.shortfall is Shortfall.RATE:
             return False
         quote = replace(estimate.quoted.quote, input_tokens=0, fixed_picos=0)
@@ -73,6 +76,7 @@ class Estimator:
         return all(
             reason.limit.unit.is_consumable and least.of(reason.limit.unit) <= reason.amount - reason.settled
             for reason in refused.reasons
+            if reason.shortfall is not Shortfall.RATE
         )
 
     def observe(self, estimate: Estimate, output_tokens: int) -> None:

@@ -1,7 +1,7 @@
 """What the gate tells of refused calls: counts per hour, never one line each, so that a storm of refusals stays cheap.
 
-Failure policy: open. Counts are for reports, not for limits; those that the store does not take are kept for the next
-try, and lost with the process.
+Failure policy: open. Counts are for reports, not for limits; those that come while the store is away are kept for the
+next try, and lost with the process; those that it refuses are dropped.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from spendfuse.core.decisions import Reason
-from spendfuse.core.errors import LedgerUnavailable
+from spendfuse.core.errors import LedgerError, LedgerUnavailable
 from spendfuse.core.labels import Labels
 from spendfuse.core.refusals import Deny
 from spendfuse.ledger.store import Ledger, RefusalCount
@@ -64,3 +64,5 @@ class RefusalCounts:
         except LedgerUnavailable as error:
             logger.warning("refusal_counts_postponed kinds=%d error=%s", len(rows), error)
             self._counts.update(counts)
+        except LedgerError as error:
+            logger.error("refusal_counts_dropped kinds=%d error=%s", len(rows), error)

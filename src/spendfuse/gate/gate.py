@@ -83,8 +83,13 @@ class Gate:
         if isinstance(admission, Deny):
             return admission
         attempt = self._attempt(request, call, admission, down, call_text(call_id))
-        body = request.dialect.render(call, admission.route.wire, cap=admission.cap)
-        upstream = admission.route.request(call.operation, request.dialect.headers_upstream(request.headers), body)
+        try:
+            body = request.dialect.render(call, admission.route.wire, cap=admission.cap)
+            upstream = admission.route.request(call.operation, request.dialect.headers_upstream(request.headers), body)
+        except Exception:
+            # A defect of ours; nothing has been sent.
+            admission.reservation.void()
+            raise
         if call.stream or not admission.route.finishes_abandoned:
             return await attempt.run(upstream)
         finishing = asyncio.create_task(attempt.run(upstream))
@@ -141,7 +146,12 @@ class Gate:
             Fit.WHOLE if estimate.can_count else Fit.LOWER,
             self._config.reservation_deadline_s,
         )
-        return await self._ledger.reserve(demand, wait_s=0.0 if estimate.can_count else self._config.busy_wait_s)
+        try:
+            return await self._ledger.reserve(demand, wait_s=0.0 if estimate.can_count else self._config.busy_wait_s)
+        except asyncio.CancelledError:
+            # The ledger may have admitted it in the very moment in which the client left.
+            self.endings.abandon(reservation_id)
+            raise
 
     def _attempt(self, request: Request, call: Call, admission: Admission, down: Downstream, call_id: str) -> Attempt:
         headers = [(CALL_ID_HEADER, call_id)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spendfuse.clock import Clock
-from spendfuse.core.errors import LedgerUnavailable
+from spendfuse.core.errors import LedgerError, LedgerUnavailable, ReservationUnknown
 from spendfuse.core.money import format_usd
 from spendfuse.core.reservations import Charge, Entry, ReservationId, reservation_text
 from spendfuse.gate.endings import Held
@@ -82,9 +82,13 @@ class Endings:
         """Take over a reservation that the ledger has admitted."""
         return OpenReservation(reservation_id, held, self._clock.monotonic_s(), self)
 
-    def run(self, reservation_id: ReservationId, ending: Coroutine[Any, Any, Entry]) -> None:
+    def abandon(self, reservation_id: ReservationId) -> None:
+        """Void a reservation that may or may not have been admitted: its call was cancelled while it was reserved."""
+        self.run(reservation_id, self._void_admitted(reservation_id))
+
+    def run(self, reservation_id: ReservationId, ending: Coroutine[Any, Any, Entry | None]) -> None:
         """Start an ending and keep it."""
-        task = asyncio.create_task(self._finish(ending), name=f"end {reservation_id}")
+        task = asyncio.create_task(self._finish(reservation_id, ending), name=f"end {reservation_id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -108,6 +112,12 @@ class Endings:
             except LedgerUnavailable as error:
                 wait_s = await self._pause(wait_s, reservation_id, error)
 
+    async def _void_admitted(self, reservation_id: ReservationId) -> Entry | None:
+        try:
+            return await self.void(reservation_id)
+        except ReservationUnknown:
+            return None
+
     async def _pause(self, wait_s: float, reservation_id: ReservationId, error: LedgerUnavailable) -> float:
         if self._draining:
             raise error
@@ -115,16 +125,16 @@ class Endings:
         await asyncio.sleep(wait_s)
         return min(wait_s * 2, _RETRY_S_MAX)
 
-    async def _finish(self, ending: Coroutine[Any, Any, Entry]) -> None:
+    async def _finish(self, reservation_id: ReservationId, ending: Coroutine[Any, Any, Entry | None]) -> None:
         try:
             entry = await ending
-        except LedgerUnavailable as error:
-            logger.error("ending_left_to_keeper error=%s", error)
+        except LedgerError as error:
+            logger.error("ending_left_to_keeper reservation_id=%s error=%s", reservation_text(reservation_id), error)
             return
-        if entry.overrun_cost > 0:
+        if entry is not None and entry.overrun_cost > 0:
             logger.error(
                 "overrun_recorded reservation_id=%s held_usd=%s charged_usd=%s",
-                reservation_text(entry.reservation_id),
+                reservation_text(reservation_id),
                 format_usd(entry.held.cost),
                 format_usd(entry.amounts.cost),
             )
@@ -136,3 +146,4 @@ class Endings:
         self._draining = True
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
