@@ -16,6 +16,7 @@ from spendfuse.config import scalars
 from spendfuse.config.secret import Secret
 from spendfuse.config.values import DialectName
 from spendfuse.core.limits import OnExceed, Unit
+from spendfuse.core.subjects import NEW_SUBJECTS_PER_HOUR
 from spendfuse.core.windows import CalendarUnit, Lifetime, Span
 
 _NUMBER = WithJsonSchema({"type": ["number", "string"]})
@@ -213,7 +214,7 @@ class Document(Section):
     output_tokens_per_s_max: Positive = 1_000
     n_max: Positive = 8
     body_bytes_max: Bytes = 32 * 2**20
-    new_subjects: Positive = 1_000
+    new_subjects: Positive = NEW_SUBJECTS_PER_HOUR
     trusted_proxies: Annotated[
         list[Annotated[IPv4Network | IPv6Network, PlainValidator(scalars.network), _TEXT]], BeforeValidator(_listed)
     ] = []

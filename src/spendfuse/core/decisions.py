@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 
-from spendfuse.core.labels import subject_values
+from spendfuse.core.labels import Subject, subject_values
 from spendfuse.core.limits import Limit, Unit
 from spendfuse.core.quotes import Amounts, CapRange, Quote
 from spendfuse.core.windows import NS_PER_MS
@@ -81,7 +81,8 @@ class Reason:
     """One limit's refusal, with its arithmetic. Amounts are in the limit's unit.
 
     `need` is the quote at the wanted cap, `need_useful` at the useful minimum. `retry_at_ms` is when a
-    rate passes again.
+    rate passes again. `opens` are the subjects that a call would have been the first of, where its key can open no more
+    of them in this hour; its amounts are numbers of subjects then.
     """
 
     shortfall: Shortfall
@@ -94,6 +95,7 @@ class Reason:
     need_useful: int
     resets_at_ms: int | None
     retry_at_ms: int | None = None
+    opens: tuple[Subject, ...] = ()
 
     @property
     def left(self) -> int:
@@ -108,8 +110,11 @@ class Reason:
     def describe(self) -> str:
         """The refusal for people, without times: `limit "feature-week" (feature=search): $5.00, $0.12 left, …`."""
         unit = self.limit.unit
-        subject = ", ".join(f"{name}={value or '(none)'}" for name, value in self.pairs)
+        subject = _pairs_text(self.pairs)
         text = f'limit "{self.limit.name}"' + (f" ({subject})" if subject else "")
+        if self.opens:
+            opens = "; ".join(_pairs_text(_pairs(*one)) for one in self.opens)
+            return f"{text}: {self.amount:,} per {self.limit.period}, {self.left:,} left, call opens {self.need}: {opens}"
         text += f": {unit.amount_text(self.amount)}"
         if self.shortfall is Shortfall.RATE:
             return f"{text}, all in use" if unit is Unit.CONCURRENT else f"{text} per {self.limit.per}, none left now"
@@ -121,7 +126,15 @@ class Reason:
     @property
     def pairs(self) -> tuple[tuple[str, str], ...]:
         """The subject as (label, value) pairs."""
-        return tuple(zip(self.limit.each, subject_values(self.subject), strict=True))
+        return _pairs(self.limit.each, self.subject)
+
+
+def _pairs(each: tuple[str, ...], subject: str) -> tuple[tuple[str, str], ...]:
+    return tuple(zip(each, subject_values(subject), strict=True))
+
+
+def _pairs_text(pairs: tuple[tuple[str, str], ...]) -> str:
+    return ", ".join(f"{name}={value or '(none)'}" for name, value in pairs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,8 @@ from functools import lru_cache
 
 Labels = Mapping[str, str]
 """Label name to value. A call's labels never change once it has been parsed and authenticated."""
+Subject = tuple[tuple[str, ...], str]
+"""The labels that a limit counts by, and one of its subjects: the same for all limits that count by the same labels."""
 
 LABEL_VALUE_BYTES_MAX = 128
 LABEL_NAME_BYTES_MAX = 64

@@ -57,6 +57,9 @@ class RouteTo:
 
 OnExceed = Reject | Shadow | RouteTo
 
+_GIVEN_LABELS = frozenset({"key", "model", "provider", "target"})
+"""Labels with no more values than the gateway has keys and models."""
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -106,6 +109,11 @@ class Limit:
     def is_rate(self) -> bool:
         """`requests` over a span: refills smoothly and has no balance."""
         return self.unit is Unit.REQUESTS and isinstance(self.period, Span)
+
+    @cached_property
+    def has_claimed_subjects(self) -> bool:
+        """Whether calls can make up subjects of it. Not where every call has one of its own, by its fingerprint."""
+        return not _GIVEN_LABELS.issuperset(self.each) and "fingerprint" not in self.each
 
     def refill_of(self, amount: int) -> Refill:
         """The rate of this limit at an amount (its own or a subject's override); only where `is_rate`."""

@@ -21,14 +21,16 @@ _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 
 class CallIds:
-    """Mints the call ids of one owner: unique while no two live owners are equal modulo 1,024."""
+    """Mints the call ids of one process: unique while no two live owners are equal modulo 1,024."""
 
-    def __init__(self, owner_id: int) -> None:
-        self._owner = owner_id % (1 << _OWNER_BITS)
+    def __init__(self) -> None:
         self._last = (0, 0)
 
-    def mint(self, now_ms: int) -> CallId:
-        """A new id. A clock that went back, or more than 256 ids in a millisecond, borrow from the next one."""
+    def mint(self, now_ms: int, owner_id: int) -> CallId:
+        """A new id. A clock that went back, or more than 256 ids in a millisecond, borrow from the next one.
+
+        `owner_id` is the process's own now: one that lost its lease goes on as another owner.
+        """
         since_ms, sequence = now_ms - _EPOCH_MS, 0
         last_ms, last_sequence = self._last
         if since_ms <= last_ms:
@@ -36,7 +38,8 @@ class CallIds:
             if sequence >> _SEQUENCE_BITS:
                 since_ms, sequence = last_ms + 1, 0
         self._last = (since_ms, sequence)
-        owned = (since_ms << _OWNER_BITS | self._owner) << _SEQUENCE_BITS | sequence
+        owner = owner_id % (1 << _OWNER_BITS)
+        owned = (since_ms << _OWNER_BITS | owner) << _SEQUENCE_BITS | sequence
         return CallId(owned << _ATTEMPT_BITS)
 
 
