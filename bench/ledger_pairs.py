@@ -48,7 +48,7 @@ async def call_repeatedly(ledger: Ledger, ids: CallIds, *, caller: int, until_s:
         "provider": "openai",
     }
     while (started_s := time.perf_counter()) < until_s:
-        reservation_id = reservation_of(ids.mint(time.time_ns() // 1_000_000), 1)
+        reservation_id = reservation_of(ids.mint(time.time_ns() // 1_000_000, ledger.owner_id), 1)
         demand = Demand(reservation_id, labels, QUOTE, CapRange(1_000, 256), Fit.LOWER, 600.0)
         outcome = await ledger.reserve(demand)
         waits_s.append(time.perf_counter() - started_s)
@@ -59,7 +59,7 @@ async def call_repeatedly(ledger: Ledger, ids: CallIds, *, caller: int, until_s:
 async def measure(database: Path, in_flight: int, seconds: float) -> dict[str, float]:
     """One process: its pairs, its CPU and its reserve times."""
     ledger = await open_sqlite(database, limits=LIMITS, clock=SystemClock())
-    ids = CallIds(ledger.owner_id)
+    ids = CallIds()
     waits_s: list[float] = []
     started_s, cpu_s = time.perf_counter(), time.process_time()
     async with asyncio.TaskGroup() as callers:

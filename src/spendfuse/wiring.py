@@ -13,7 +13,7 @@ from spendfuse.clock import SystemClock
 from spendfuse.config import Config
 from spendfuse.ledger.sqlite import open_sqlite
 from spendfuse.ledger.sqlite_file import sqlite_has_wal_race
-from spendfuse.ledger.store import KeyRecord, Ledger
+from spendfuse.ledger.store import Ledger, Topic
 from spendfuse.server.run import ASGIApp
 
 DRAIN_S = 3.0
@@ -36,6 +36,7 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
     # What only a gateway needs is imported only by one: a command starts in half the time.
     from spendfuse.gate.gate import Gate
     from spendfuse.gate.routes import Routes
+    from spendfuse.ledger.following import Follower
     from spendfuse.ledger.keeper import Keeper
     from spendfuse.server.app import App
     from spendfuse.server.auth import Keyring
@@ -53,12 +54,13 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
         stack.push_async_callback(client.close)
         gate = Gate(config=config, routes=Routes(config, clock), ledger=ledger, client=client, clock=clock)
         stack.push_async_callback(gate.drain, DRAIN_S)
-        keyring = Keyring(_configured_keys(config), ledger)
-        await keyring.load()
+        keyring = Keyring(config.keys, ledger, new_subjects_per_hour=config.new_subjects_per_hour)
+        follower = Follower(ledger, {Topic.KEYS: keyring.load, Topic.OVERRUNS: gate.overruns.load})
+        await follower.refresh()
         keeper = Keeper(ledger)
         keeper.start()
         stack.push_async_callback(keeper.stop)
-        await stack.enter_async_context(_running(keyring.follow(), gate.refusals.run()))
+        await stack.enter_async_context(_running(follower.run(), gate.refusals.run()))
         dialects = (OpenAIChat(n_max=config.n_max), OpenAIEmbeddings())
         yield App(
             gate=gate,
@@ -71,20 +73,13 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
         )
 
 
-def warnings_of(config: Config) -> list[str]:
-    """What is worth a warning about this machine's SQLite."""
-    if not sqlite_has_wal_race(sqlite3.sqlite_version_info):
+def warnings_of(config: Config, workers: int) -> list[str]:
+    """What is worth a warning about this machine's SQLite when so many processes serve the config."""
+    if workers == 1 or not sqlite_has_wal_race(sqlite3.sqlite_version_info):
         return []
     return [
         f"SQLite {sqlite3.sqlite_version} has a rare race when several processes write and checkpoint a WAL at once; "
         "Spendfuse keeps all its commits and checkpoints under one lock, so do not write to its file by other means"
-    ]
-
-
-def _configured_keys(config: Config) -> list[KeyRecord]:
-    return [
-        KeyRecord(key.name, key.digest, key.labels, tuple(source.value for source in key.labels_from))
-        for key in config.keys
     ]
 
 

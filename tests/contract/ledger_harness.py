@@ -157,10 +157,12 @@ def demand(
     labels: Mapping[str, str] | None = None,
     fit: Fit = Fit.LOWER,
     deadline_s: float = 600.0,
+    new_subjects: int = 1_000,
 ) -> Demand:
     """A call that asks for `input_tokens + cap` tokens and as many nano-dollars; useful only as a whole by default."""
     caps = CapRange(cap, cap if useful is None else useful)
-    return Demand(ReservationId(number), ACME if labels is None else labels, quote(input_tokens), caps, fit, deadline_s)
+    labels = ACME if labels is None else labels
+    return Demand(ReservationId(number), labels, quote(input_tokens), caps, fit, deadline_s, new_subjects)
 
 
 def charge(output_tokens: int, *, input_tokens: int = 0, estimated: bool = False) -> Charge:

@@ -113,6 +113,7 @@ class _History:
                 labels=self.labels(),
                 fit=self.random.choice(list(Fit)),
                 deadline_s=self.random.choice([1, 30, 900]),
+                new_subjects=self.random.choice([1, 3, 6, 1_000]),
             )
             return lambda ledger: ledger.reserve(asked)
         if chance < 0.72:
@@ -123,11 +124,15 @@ class _History:
             return lambda ledger: ledger.extend(number, quote=quote(5), cap=cap, deadline_s=60)
         if chance < 0.96:
             return lambda ledger: ledger.expire_due()
+        if chance < 0.97:
+            return lambda ledger: ledger.clear_overrun("openai/gpt-4o")
         amount = self.random.choice([None, 0, 100, 300])
         return lambda ledger: ledger.set_amount("money", "[]", amount)
 
     def labels(self) -> dict[str, str]:
-        labels = {"feature": self.random.choice(["search", "chat"])}
+        labels = {"feature": self.random.choice(["search", "chat"]), "key": self.random.choice(["app", "batch"])}
+        if self.random.random() < 0.5:
+            labels["target"] = "openai/gpt-4o"
         if self.random.random() < 0.8:
             labels["user"] = self.random.choice(["u1", "u2"])
         if self.random.random() < 0.5:
@@ -139,6 +144,7 @@ class _History:
         lines = await memory.balances()
         assert sorted(lines, key=repr) == sorted(await sqlite.balances(), key=repr)
         assert await sqlite.audit() == [], "invariant 8"
+        assert await memory.overruns() == await sqlite.overruns()
         for line in lines:
             assert len(subject_values(line.subject)) == len(line.each)
         since_ms = self.memory.clock.now_ns() // 1_000_000 - self.random.choice([10_000, 3_600_000, 10**9])

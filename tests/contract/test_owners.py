@@ -50,7 +50,7 @@ async def test_closing_expires_what_is_still_open(harness: Harness) -> None:
 @contract
 async def test_owners_have_numbers_that_call_ids_tell_apart(harness: Harness) -> None:
     ledgers = [await harness.open(*LIMITS) for _ in range(3)]
-    assert len({CallIds(one.owner_id).mint(1_800_000_000_000) for one in ledgers}) == 3
+    assert len({CallIds().mint(1_800_000_000_000, one.owner_id) for one in ledgers}) == 3
     assert all(one.owner_id > 0 for one in ledgers)
 
 

@@ -6,7 +6,7 @@ import pytest
 from ledger_harness import NOON_NS, Harness, MemoryHarness, SqliteHarness, admitted, charge, contract, limit, rid
 
 from spendfuse.core.errors import LedgerError
-from spendfuse.ledger.store import KeyRecord, RefusalCount, SpendRow
+from spendfuse.ledger.store import KeyRecord, RefusalCount, SpendRow, Topic
 
 NOON_MS = NOON_NS // 1_000_000
 MINUTE_MS = 60_000
@@ -64,12 +64,13 @@ async def test_spend_is_cut_at_the_very_millisecond(
 @contract
 async def test_keys_are_stored_revoked_and_rotated(harness: Harness) -> None:
     ledger, other = await harness.open(), await harness.open_without_limits()
-    await other.keys_changed()
-    assert not await other.keys_changed()
+    before = await other.revisions()
+    assert await other.revisions() == before
     key = KeyRecord("app", b"1" * 32, {"organization": "acme"}, ("headers",))
     await ledger.add_key(key)
-    assert await other.keys_changed()
-    assert not await other.keys_changed()
+    added = await other.revisions()
+    assert added[Topic.KEYS] > before[Topic.KEYS]
+    assert added[Topic.OVERRUNS] == before[Topic.OVERRUNS]
     (stored,) = await other.keys()
     assert (stored.name, stored.digest, dict(stored.labels), stored.labels_from, stored.created_at_ms) == (
         "app",
@@ -86,7 +87,7 @@ async def test_keys_are_stored_revoked_and_rotated(harness: Harness) -> None:
     with pytest.raises(LedgerError):
         await ledger.add_key(KeyRecord("again", b"1" * 32))
     assert [one.revoked_at_ms for one in await other.keys()] == [NOON_MS, None]
-    assert await other.keys_changed()
+    assert (await other.revisions())[Topic.KEYS] > added[Topic.KEYS]
 
 
 @contract

@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from ledger_harness import SqliteHarness, admitted, charge, claim, committed, demand, limit, rid
+from ledger_harness import SqliteHarness, admitted, charge, claim, committed, demand, limit, refused, rid
 
 from spendfuse.clock import SystemClock
 from spendfuse.core.errors import LedgerError, LedgerUnavailable
@@ -67,6 +67,27 @@ async def test_a_store_of_a_newer_schema_is_refused_untouched(tmp_path: Path) ->
     raw = sqlite3.connect(harness.path)
     assert raw.execute("SELECT count(*) FROM config").fetchone() == (1,)
     raw.close()
+
+
+@claim
+async def test_a_store_of_an_older_schema_is_upgraded_and_knows_its_subjects(tmp_path: Path) -> None:
+    harness = SqliteHarness(tmp_path / "ledger.db")
+    ledger = await harness.open(*LIMITS)
+    await admitted(ledger, 1, 100, labels={"user": "u1"})
+    await ledger.close()
+    raw = sqlite3.connect(harness.path)
+    with raw:
+        for table in ("seen_subject", "opened_subjects", "target_overrun"):
+            raw.execute(f"DROP TABLE {table}")
+        raw.execute("DELETE FROM revision WHERE what = 'overruns'")
+        raw.execute("DELETE FROM migration WHERE number = 2")
+    raw.close()
+    ledger = await harness.open(*LIMITS)
+    await admitted(ledger, 2, 100, labels={"user": "u1"}, new_subjects=1)
+    await admitted(ledger, 3, 100, labels={"user": "u2"}, new_subjects=1)
+    await refused(ledger, 4, 100, labels={"user": "u3"}, new_subjects=1)
+    assert await ledger.overruns() == []
+    await harness.close()
 
 
 @claim
@@ -186,7 +207,7 @@ WORKER = textwrap.dedent(
 
     async def call(ledger, ids, dice):
         for _ in range(60):
-            number = reservation_of(ids.mint(time.time_ns() // 1_000_000), 1)
+            number = reservation_of(ids.mint(time.time_ns() // 1_000_000, ledger.owner_id), 1)
             cap = dice.randint(1, 200)
             labels = {"user": f"u{dice.randint(1, 4)}"}
             outcome = await ledger.reserve(demand(number, cap, useful=1, labels=labels))
@@ -199,7 +220,7 @@ WORKER = textwrap.dedent(
 
     async def main():
         ledger = await open_sqlite(Path(sys.argv[1]), limits=LIMITS)
-        ids, dice = CallIds(ledger.owner_id), random.Random(int(sys.argv[3]))
+        ids, dice = CallIds(), random.Random(int(sys.argv[3]))
         await asyncio.gather(*[call(ledger, ids, dice) for _ in range(12)])
         await ledger.close()
 

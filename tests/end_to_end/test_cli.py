@@ -14,7 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -83,19 +83,22 @@ def cli(tmp_path: Path) -> Cli:
     return Cli(tmp_path)
 
 
-def spend(cli: Cli, *calls: tuple[str, int]) -> None:
-    """Settle calls of (feature, nano-dollars), 100 tokens in and 50 out each; the limits are applied by it."""
+def spend(cli: Cli, *calls: tuple[str, int], charged_times: int = 1) -> None:
+    """Settle calls of (feature, nano-dollars), 100 tokens in and 50 out each; the limits are applied by it.
+
+    Each of the model `smart`; what was quoted is charged so many times.
+    """
 
     async def settle() -> None:
         ledger = await open_sqlite(cli.folder / "ledger.db", limits=load(cli.config).limits, clock=SystemClock())
-        ids = CallIds(ledger.owner_id)
+        ids = CallIds()
         for feature, cost in calls:
-            reservation_id = reservation_of(ids.mint(time.time_ns() // 1_000_000), 1)
-            labels = {"organization": "acme", "user": "u1", "feature": feature}
+            reservation_id = reservation_of(ids.mint(time.time_ns() // 1_000_000, ledger.owner_id), 1)
+            labels = {"organization": "acme", "user": "u1", "feature": feature, "target": "openai/gpt-4o"}
             quote = Quote(input_tokens=100, fixed_picos=cost * 1000, output_picos=0)
             demand = Demand(reservation_id, labels, quote, CapRange(50, 50), Fit.WHOLE, 60)
             assert isinstance(await ledger.reserve(demand), Admitted)
-            await ledger.settle(reservation_id, Charge(Usage(100, 50), Nanos(cost)))
+            await ledger.settle(reservation_id, Charge(Usage(100, 50), Nanos(cost * charged_times)))
         await ledger.close()
 
     asyncio.run(settle())
@@ -161,6 +164,30 @@ def test_prices_know_public_names_and_targets(cli: Cli) -> None:
 def test_prices_of_an_unknown_model_suggest_the_closest(cli: Cli) -> None:
     assert "did you mean smart?" in cli.refused(1, "prices", "smrt")
     assert "is not priced" in cli.refused(1, "prices", "openai/nobody-knows")
+
+
+def test_a_target_that_charged_more_than_its_quote_is_mentioned_until_it_is_cleared(cli: Cli) -> None:
+    assert "are not multiplied" in cli.refused(1, "prices", "smart", "--clear-overrun")
+    assert not (cli.folder / "ledger.db").exists()
+    spend(cli, ("search", 1_000), charged_times=3)
+    mention = re.compile(
+        r"its quotes are multiplied by 3\.00 since \d{4}-\S+Z, .*: spendfuse prices openai/gpt-4o --clear-overrun"
+    )
+    assert mention.search(cli.ok("prices", "smart"))
+    assert mention.search(cli.ok("prices", "openai/gpt-4o"))
+    assert not mention.search(cli.ok("prices", "mini"))
+    assert mention.search(cli.run("check").stderr)
+    assert "did you mean openai/gpt-4o?" in cli.refused(1, "prices", "openai/gpt-4", "--clear-overrun")
+    assert cli.ok("prices", "smart", "--clear-overrun") == "the quotes of openai/gpt-4o are trusted again\n"
+    assert "are not multiplied" in cli.refused(1, "prices", "openai/gpt-4o", "--clear-overrun")
+    assert not mention.search(cli.ok("prices", "smart") + cli.run("check").stderr)
+
+
+def test_a_store_that_can_not_be_read_leaves_a_config_valid(cli: Cli) -> None:
+    (cli.folder / "ledger.db").write_bytes(b"not a database, but long enough to be read as one" * 100)
+    result = cli.run("check")
+    assert (result.exit_code, "is valid" in result.stdout) == (0, True)
+    assert "warning: whether a target charged more than its quotes is not known" in result.stderr
 
 
 # keys
@@ -352,6 +379,24 @@ def test_a_key_works_and_stops_working_within_a_second_in_every_process(cli: Cli
         said = served.end()
         assert served.process.returncode == 0
         assert "No client key exists yet" in said
+
+
+@pytest.mark.parametrize(("workers", "warned"), [("1", False), ("2", True)])
+def test_serve_warns_of_a_race_of_processes_only_where_there_are_several(
+    cli: Cli, workers: str, warned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spendfuse.wiring.sqlite_has_wal_race", lambda version: True)
+    started: list[int] = []
+
+    def serve(open_app: object, *, on_started: Callable[[str, int], None], workers: int, **of: object) -> None:
+        started.append(workers)
+        on_started("127.0.0.1", 1)
+
+    monkeypatch.setattr("spendfuse.server.supervisor.serve", serve)
+    said = cli.run("serve", "--workers", workers).stderr
+    assert started == [int(workers)]
+    assert ("warning: SQLite" in said) == warned
+    assert "note: with several workers: SQLite" in cli.run("check").stderr
 
 
 def run_program(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -24,7 +24,6 @@ from gate_harness import (
     failing,
     gate_test,
     stream,
-    usage,
     used,
     words,
 )
@@ -382,7 +381,3 @@ async def test_a_request_that_can_not_be_written_for_its_upstream_leaves_nothing
     await world.settled()
     assert world.last.is_void
     assert not world.upstream.requests
-
-
-def test_the_usage_of_this_module_is_what_providers_send() -> None:
-    assert usage(1, 2) == {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}

@@ -8,9 +8,13 @@ import typer
 from spendfuse.cli.factories import Factories
 from spendfuse.cli.options import DEFAULT_CONFIG, ConfigPath
 from spendfuse.cli.output import MISUSED, Column, Json, fail, note, say, say_json, say_table
+from spendfuse.cli.overruns import overrun_text, overruns_of
 from spendfuse.cli.texts import counted
 from spendfuse.config import Config, json_schema, load
 from spendfuse.core.limits import Limit, Reject, RouteTo, Shadow
+
+_SEVERAL = 2
+"""Workers, of a gateway that may be served by more than one."""
 
 
 def limit_words(limit: Limit) -> str:
@@ -86,8 +90,12 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
         for limit in loaded.limits:
             say(f"  {limit_words(limit)}")
         errors = _say_models(loaded)
-        for warning in (*loaded.warnings, *factories.warnings(loaded)):
+        for warning in loaded.warnings:
             note(f"warning: {warning}")
+        for target, overrun in overruns_of(factories, loaded).items():
+            note(f"warning: {target}: {overrun_text(overrun)}")
+        for warning in factories.warnings(loaded, _SEVERAL):
+            note(f"note: with several workers: {warning}")
         if errors:
             for error in errors[:-1]:
                 note(f"error: {error}")

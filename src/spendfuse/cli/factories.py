@@ -17,5 +17,5 @@ class Factories:
     """The store as commands use it: it applies no limits."""
     open_app: Callable[[Config], AbstractAsyncContextManager[ASGIApp]]
     """The whole gateway, opened in the event loop of the process that serves it."""
-    warnings: Callable[[Config], list[str]]
-    """What `check` and `serve` warn about beyond the config's own warnings."""
+    warnings: Callable[[Config, int], list[str]]
+    """What is worth a warning, beyond the config's own warnings, when so many processes serve."""

@@ -1,6 +1,6 @@
 """`spendfuse serve`: the gateway, in this process or as a parent with worker processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -73,13 +73,13 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
 
         def on_started(actual_host: str, actual_port: int) -> None:
             note(_start_line(loaded, actual_host, actual_port))
-            _warn(factories, loaded, config, has_key=has_key)
+            _warn((*loaded.warnings, *factories.warnings(loaded, workers)), config, has_key=has_key)
 
         serve_gateway(factories, loaded, host=host, port=port, workers=workers, on_started=on_started)
 
 
-def _warn(factories: Factories, config: Config, path: Path, *, has_key: bool) -> None:
-    for warning in (*config.warnings, *factories.warnings(config)):
+def _warn(warnings: Iterable[str], path: Path, *, has_key: bool) -> None:
+    for warning in warnings:
         note(f"warning: {warning}")
     if not has_key:
         note(f"No client key exists yet: every call is refused. Create one: spendfuse keys create NAME --config {path}")

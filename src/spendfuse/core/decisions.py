@@ -114,7 +114,9 @@ class Reason:
         text = f'limit "{self.limit.name}"' + (f" ({subject})" if subject else "")
         if self.opens:
             opens = "; ".join(_pairs_text(_pairs(*one)) for one in self.opens)
-            return f"{text}: {self.amount:,} per {self.limit.period}, {self.left:,} left, call opens {self.need}: {opens}"
+            return (
+                f"{text}: {self.amount:,} per {self.limit.period}, {self.left:,} left, call opens {self.need}: {opens}"
+            )
         text += f": {unit.amount_text(self.amount)}"
         if self.shortfall is Shortfall.RATE:
             return f"{text}, all in use" if unit is Unit.CONCURRENT else f"{text} per {self.limit.per}, none left now"

@@ -54,10 +54,8 @@ class Rates:
 
     def dearest_input(self, *, audio: bool = False) -> int:
         """The dearest price an input token can have; `audio` says that the call carries audio."""
-        kinds = [self.input, self.cache_read, self.cache_write, self.cache_write_long]
-        if audio:
-            kinds += [self.input_audio, self.cache_read_audio]
-        return max(kind for kind in kinds if kind is not None)
+        text = max(self.input, self.cache_read or 0, self.cache_write or 0, self.cache_write_long or 0)
+        return max(text, self.input_audio or 0, self.cache_read_audio or 0) if audio else text
 
     def dearest_output(self, *, audio: bool = False) -> int:
         """The dearest price an output token can have; `audio` says that the call asks for audio."""
@@ -87,6 +85,8 @@ class Price:
 
     def rates_up_to(self, input_tokens: int) -> tuple[Rates, ...]:
         """All rates that can apply to a call of at most this many input tokens: what a quote has to cover."""
+        if not self.tiers:
+            return (self.base,)
         return (self.base, *(tier for above, tier in self.tiers if input_tokens > above))
 
     @property

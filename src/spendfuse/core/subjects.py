@@ -39,7 +39,7 @@ def refuse_new_subjects(
     opens: Collection[Subject], *, key: str, opened: int, per_hour: int, now_ms: int
 ) -> Refused | None:
     """Why a key that has opened so many in this hour can't open these; None if it can."""
-    if opened + len(opens) <= per_hour:
+    if not opens or opened + len(opens) <= per_hour:
         return None
     next_hour_ms = hour_of(now_ms) + HOUR_MS
     limit = _limit(per_hour)

@@ -36,9 +36,7 @@ class Held:
         return Charge(Usage(amounts.input_tokens, amounts.output_tokens), amounts.cost, estimated=True)
 
 
-def charge_unknown(
-    held: Held, *, elapsed_s: float, output_tokens_per_s_max: int, output_tokens_min: int = 0
-) -> Charge:
+def charge_unknown(held: Held, *, elapsed_s: float, output_tokens_per_s_max: int, output_tokens_min: int = 0) -> Charge:
     """The charge of a call whose fate is unknown: its quote, but no more output than its target could have made.
 
     What is certain to have been made (`output_tokens_min`) is charged in any case, as overrun above the reservation.

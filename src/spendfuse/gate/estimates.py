@@ -15,6 +15,7 @@ from spendfuse.core.limits import Limit, Unit
 from spendfuse.core.quotes import CapRange
 from spendfuse.core.refusals import Deny
 from spendfuse.gate.learned import LearnedCaps
+from spendfuse.gate.overruns import Overruns
 from spendfuse.gate.routes import Route
 from spendfuse.pricing.quoting import Quoted
 
@@ -40,15 +41,16 @@ class Estimate:
 class Estimator:
     """Makes estimates under one config."""
 
-    def __init__(self, limits: Sequence[Limit], *, output_tokens_default: int) -> None:
+    def __init__(self, limits: Sequence[Limit], overruns: Overruns, *, output_tokens_default: int) -> None:
         self._token_limits = tuple(one for one in limits if one.unit in (Unit.TOKENS, Unit.OUTPUT_TOKENS))
         self._with_minimum = tuple(one for one in limits if one.min_output_tokens is not None)
+        self._overruns = overruns
         self._output_tokens_default = output_tokens_default
         self._learned = LearnedCaps()
 
     def rough(self, call: Call, route: Route, labels: Labels) -> Estimate | Deny:
         """An estimate by bytes."""
-        quoted = route.quote(call, counted=False)
+        quoted = route.quote(call, counted=False, overrun_percent=self._overruns.percent_of(route.target))
         if isinstance(quoted, Deny):
             return quoted
         if not call.has_output or (route.is_free and not any(one.covers(labels) for one in self._token_limits)):
@@ -59,7 +61,8 @@ class Estimator:
     async def counted(self, estimate: Estimate) -> Estimate:
         """The estimate with its tokens counted, in a thread: loading the vocabulary and long texts take a while."""
         call, route, labels = estimate.call, estimate.route, estimate.labels
-        quoted = await asyncio.to_thread(route.quote, call, counted=True)
+        percent = self._overruns.percent_of(route.target)
+        quoted = await asyncio.to_thread(route.quote, call, counted=True, overrun_percent=percent)
         assert not isinstance(quoted, Deny), "what can be bounded by bytes can be bounded"
         caps = self._caps(call, route, labels, quoted) if estimate.sends_cap else _NO_OUTPUT
         return Estimate(call, route, labels, quoted, caps, can_count=False, sends_cap=estimate.sends_cap)

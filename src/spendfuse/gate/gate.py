@@ -8,6 +8,7 @@ every way out; if the process dies, the keeper does.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,7 +17,7 @@ from spendfuse.clock import Clock
 from spendfuse.config import Config
 from spendfuse.core.calls import Call
 from spendfuse.core.decisions import Admitted, Fit, Reason, Refused
-from spendfuse.core.errors import LedgerUnavailable
+from spendfuse.core.errors import LedgerUnavailable, ReservationUnknown
 from spendfuse.core.labels import Labels
 from spendfuse.core.limits import RouteTo
 from spendfuse.core.refusals import UNAVAILABLE_RETRY_S, Code, Deny, deny_refused
@@ -26,14 +27,16 @@ from spendfuse.gate.attribution import Attribution
 from spendfuse.gate.endings import Held
 from spendfuse.gate.estimates import Estimate, Estimator
 from spendfuse.gate.events import RefusalCounts
+from spendfuse.gate.overruns import Overruns
 from spendfuse.gate.relay import Attempt
-from spendfuse.gate.requests import Downstream, Request
+from spendfuse.gate.requests import Caller, Downstream, Request
 from spendfuse.gate.reservations import Endings, OpenReservation
 from spendfuse.gate.routes import Route, Routes
 from spendfuse.ledger.store import Demand, Ledger
 from spendfuse.upstream.client import UpstreamClient
 from spendfuse.wire.dialect import Answer
 
+_NO_RESERVATION = ReservationId(0)
 CALL_ID_HEADER = "x-spendfuse-call-id"
 CAP_HEADER = "x-spendfuse-max-tokens"
 
@@ -60,8 +63,9 @@ class Gate:
         self._ledger = ledger
         self._client = client
         self._clock = clock
-        self._ids = CallIds(ledger.owner_id)
-        self._estimator = Estimator(config.limits, output_tokens_default=config.output_tokens_default)
+        self._ids = CallIds()
+        self.overruns = Overruns(ledger)
+        self._estimator = Estimator(config.limits, self.overruns, output_tokens_default=config.output_tokens_default)
         self._finishing: set[asyncio.Task[Deny | None]] = set()
         self._attribution = Attribution(config.limits)
         self.endings = Endings(ledger, clock)
@@ -69,7 +73,7 @@ class Gate:
 
     async def serve(self, request: Request, down: Downstream) -> None:
         """Serve one request. Cancel it when the client leaves: its reservation then is ended in the background."""
-        call_id = self._ids.mint(self._clock.now_ns() // NS_PER_MS)
+        call_id = self._ids.mint(self._clock.now_ns() // NS_PER_MS, self._ledger.owner_id)
         denied = await self._serve(request, call_id, down)
         if denied is not None:
             told = request.dialect.refuse(denied)
@@ -108,7 +112,7 @@ class Gate:
             labels = self._attribution.labels_of(request, call, route.labels)
             if isinstance(labels, Deny):
                 return labels
-            admission = await self._admit_at(route, call, labels, reservation_id)
+            admission = await self._admit_at(route, call, labels, caller=request.caller, reservation_id=reservation_id)
             if isinstance(admission, Admission):
                 return admission
             elsewhere = next((one for one in _models_instead(admission.reasons) if one not in tried), None)
@@ -118,17 +122,17 @@ class Gate:
             model = elsewhere
 
     async def _admit_at(
-        self, route: Route, call: Call, labels: Labels, reservation_id: ReservationId
+        self, route: Route, call: Call, labels: Labels, *, caller: Caller, reservation_id: ReservationId
     ) -> Admission | Deny:
         """Reserve at one route: by bytes if they fit, else by tokens if those can be counted; wait; fit; or refuse."""
         estimate = self._estimator.rough(call, route, labels)
         if isinstance(estimate, Deny):
             return estimate
         try:
-            verdict = await self._reserve(estimate, reservation_id)
+            verdict = await self._reserve(estimate, caller, reservation_id)
             if isinstance(verdict, Refused) and self._estimator.counting_may_help(estimate, verdict):
                 estimate = await self._estimator.counted(estimate)
-                verdict = await self._reserve(estimate, reservation_id)
+                verdict = await self._reserve(estimate, caller, reservation_id)
         except LedgerUnavailable as error:
             return Deny(Code.STORE_UNAVAILABLE, f"No call is admitted: {error}.", retry_after_s=UNAVAILABLE_RETRY_S)
         if isinstance(verdict, Refused):
@@ -137,7 +141,7 @@ class Gate:
         reservation = self.endings.opened(reservation_id, Held(estimate.quoted.quote, verdict.cap))
         return Admission(estimate, reservation, verdict.cap if estimate.sends_cap else None)
 
-    async def _reserve(self, estimate: Estimate, reservation_id: ReservationId) -> Admitted | Refused:
+    async def _reserve(self, estimate: Estimate, caller: Caller, reservation_id: ReservationId) -> Admitted | Refused:
         demand = Demand(
             reservation_id,
             estimate.labels,
@@ -145,6 +149,7 @@ class Gate:
             estimate.caps,
             Fit.WHOLE if estimate.can_count else Fit.LOWER,
             self._config.reservation_deadline_s,
+            caller.new_subjects_per_hour,
         )
         try:
             return await self._ledger.reserve(demand, wait_s=0.0 if estimate.can_count else self._config.busy_wait_s)
@@ -176,12 +181,13 @@ class Gate:
         return self._attribution.uses_ip
 
     async def check_ready(self) -> None:
-        """Whether calls can be admitted now.
+        """Whether the store takes transactions now.
 
         Raises:
-            LedgerUnavailable: they can't; the message says why.
+            LedgerUnavailable: it doesn't, so no call is admitted; the message says why.
         """
-        await self._ledger.count_refusals([])
+        with contextlib.suppress(ReservationUnknown):
+            await self._ledger.void(_NO_RESERVATION)
 
     async def drain(self, timeout_s: float) -> None:
         """Wait for calls that go on without their client, then for the ends of all reservations."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from spendfuse.core.labels import Labels
+from spendfuse.core.subjects import NEW_SUBJECTS_PER_HOUR
 from spendfuse.wire.dialect import Answer, Dialect
 
 
@@ -15,6 +16,7 @@ class Caller:
     key: str
     labels: Labels = field(default_factory=dict[str, str])
     labels_from: frozenset[str] = frozenset({"headers", "body"})
+    new_subjects_per_hour: int = NEW_SUBJECTS_PER_HOUR
 
 
 @dataclass(frozen=True, slots=True)

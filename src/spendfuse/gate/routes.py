@@ -50,9 +50,14 @@ class Route:
         """Its tokens can be counted instead of bytes."""
         return self.priced.can_count
 
-    def quote(self, call: Call, *, counted: bool) -> Quoted | Deny:
-        """The upper bound of what the call can cost here."""
-        return self._pricer.quote(call, self.priced, counted=counted, at=self._now())
+    @property
+    def target(self) -> str:
+        """`provider/model`, the label `target`."""
+        return self.labels["target"]
+
+    def quote(self, call: Call, *, counted: bool, overrun_percent: int) -> Quoted | Deny:
+        """The upper bound of what the call can cost here; see `Overruns` for the percent."""
+        return self._pricer.quote(call, self.priced, counted=counted, at=self._now(), overrun_percent=overrun_percent)
 
     def cap_wanted(self, call: Call, quoted: Quoted, output_tokens_default: int) -> int:
         """The output cap to ask the ledger for, in tokens for each choice."""

@@ -11,7 +11,7 @@ verb is idempotent, so repeating one whose commit was in doubt is safe. A caller
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from spendfuse.core.decisions import Admitted, Fit, Refused
@@ -20,6 +20,7 @@ from spendfuse.core.quotes import Quote
 from spendfuse.core.reservations import Charge, Entry, ReservationId, reservation_text
 from spendfuse.ledger.operations import (
     AddKey,
+    ClearOverrun,
     CountRefusals,
     Engine,
     ExpireDue,
@@ -32,7 +33,16 @@ from spendfuse.ledger.operations import (
     Settle,
     Void,
 )
-from spendfuse.ledger.store import BalanceLine, Demand, KeyRecord, Mismatch, RefusalCount, SpendRow
+from spendfuse.ledger.store import (
+    BalanceLine,
+    Demand,
+    KeyRecord,
+    Mismatch,
+    RefusalCount,
+    SpendRow,
+    TargetOverrun,
+    Topic,
+)
 from spendfuse.ledger.waiting import Pending, WaitingRoom
 
 BATCH_MAX = 512
@@ -62,7 +72,6 @@ class BatchingLedger:
         self._work = asyncio.Event()
         self._is_closing = False
         self._pump_task: asyncio.Task[None] | None = None
-        self._keys_revision = 0
 
     def start(self) -> None:
         """Begin to run batches."""
@@ -139,10 +148,17 @@ class BatchingLedger:
         """See `Ledger`."""
         return await self._submit(self._freeing, RevokeKey(name)) is True
 
-    async def keys_changed(self) -> bool:
+    async def overruns(self) -> Sequence[TargetOverrun]:
         """See `Ledger`."""
-        before, self._keys_revision = self._keys_revision, await self._open_engine().keys_revision()
-        return self._keys_revision != before
+        return await self._open_engine().overruns()
+
+    async def clear_overrun(self, target: str) -> bool:
+        """See `Ledger`."""
+        return await self._submit(self._freeing, ClearOverrun(target)) is True
+
+    async def revisions(self) -> Mapping[Topic, int]:
+        """See `Ledger`."""
+        return await self._open_engine().revisions()
 
     async def close(self) -> None:
         """See `Ledger`. What was submitted before is committed first; who waits for room is sent away."""

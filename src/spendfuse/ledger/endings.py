@@ -7,6 +7,12 @@ from spendfuse.core.money import Nanos
 from spendfuse.core.quotes import Amounts
 from spendfuse.core.reservations import Charge, Entry, EntryKind, ReservationId
 from spendfuse.core.usage import NOTHING, Usage
+from spendfuse.ledger.store import TargetOverrun
+
+OVERRUN_PERCENT_MAX = 1_000
+"""Quotes are multiplied by ten at most: what is further off than that is not priced right, and shows as overrun."""
+FOLLOWED_WITHIN_MS = 1_000
+"""By then every process quotes as the store says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,21 @@ def late(closing: Entry, charge: Charge) -> Ending:
     )
     estimated_cost = (charge.cost if charge.estimated else 0) - (before.cost if closing.estimated else 0)
     return Ending(entry, charge.usage, int(closing.kind is EntryKind.VOIDED), estimated_cost)
+
+
+def raised_overrun(
+    target: str, entry: Entry, known: TargetOverrun | None, *, reserved_at_ms: int, now_ms: int
+) -> TargetOverrun | None:
+    """What an entry above its quote raises the multiplication of its target's quotes to; None where that is enough.
+
+    A quote that was multiplied already, and still too low, raises it further.
+    """
+    is_followed = known is not None and reserved_at_ms >= known.since_ms + FOLLOWED_WITHIN_MS
+    quoted_percent = known.percent if known is not None and is_followed else 100
+    held = entry.held.cost
+    percent = -(-quoted_percent * (held + entry.overrun_cost) // held) if held else OVERRUN_PERCENT_MAX
+    percent = min(percent, OVERRUN_PERCENT_MAX)
+    return None if known is not None and percent <= known.percent else TargetOverrun(target, percent, now_ms)
 
 
 def _overrun(cost: int, held: Amounts) -> Nanos:

@@ -4,6 +4,7 @@ No balance is stored: whenever one is needed, the entries and open reservations 
 process, and every call takes time in proportion to all calls before it.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import assert_never
@@ -11,17 +12,19 @@ from typing import assert_never
 from spendfuse.clock import Clock, SystemClock
 from spendfuse.core.decisions import Admitted, Balance, RateState, Refused, decide
 from spendfuse.core.errors import LedgerError, LimitsOutdated, ReservationEnded, ReservationUnknown
-from spendfuse.core.labels import Labels
+from spendfuse.core.labels import FLEETING_LABELS, Labels, Subject
 from spendfuse.core.limits import Limit
 from spendfuse.core.quotes import Amounts
 from spendfuse.core.reservations import Entry, EntryKind, ReservationId, reservation_text
+from spendfuse.core.subjects import hour_of, refuse_new_subjects, unseen_subjects
 from spendfuse.core.windows import NS_PER_MS, Window
 from spendfuse.ledger.applied import AppliedLimits, window_of, wrong_subject
 from spendfuse.ledger.batching import BatchingLedger
-from spendfuse.ledger.endings import Ending, closed, expired, late, settled_by, voided
+from spendfuse.ledger.endings import Ending, closed, expired, late, raised_overrun, settled_by, voided
 from spendfuse.ledger.lines import balance_line, rate_line
 from spendfuse.ledger.operations import (
     AddKey,
+    ClearOverrun,
     CountRefusals,
     ExpireDue,
     Extend,
@@ -33,7 +36,17 @@ from spendfuse.ledger.operations import (
     Settle,
     Void,
 )
-from spendfuse.ledger.store import BalanceLine, KeyRecord, Ledger, Mismatch, RefusalCount, SpendRow
+from spendfuse.ledger.store import (
+    BalanceLine,
+    Demand,
+    KeyRecord,
+    Ledger,
+    Mismatch,
+    RefusalCount,
+    SpendRow,
+    TargetOverrun,
+    Topic,
+)
 
 
 @dataclass(slots=True)
@@ -59,7 +72,11 @@ class MemoryStore:
     reservations: dict[ReservationId, _Reservation] = field(default_factory=dict[ReservationId, _Reservation])
     refusals: list[RefusalCount] = field(default_factory=list[RefusalCount])
     keys: list[KeyRecord] = field(default_factory=list[KeyRecord])
-    keys_revision: int = 0
+    overruns: dict[str, TargetOverrun] = field(default_factory=dict[str, TargetOverrun])
+    seen: set[Subject] = field(default_factory=set[Subject])
+    opened: Counter[tuple[str, int]] = field(default_factory=Counter[tuple[str, int]])
+    """How many new subjects each key opened, by the start of the hour."""
+    revisions: Counter[Topic] = field(default_factory=Counter[Topic])
     owners: set[int] = field(default_factory=set[int])
     owners_ever: int = 0
 
@@ -124,9 +141,13 @@ class MemoryEngine:
         """See `Engine`."""
         return list(self._store.keys)
 
-    async def keys_revision(self) -> int:
+    async def overruns(self) -> Sequence[TargetOverrun]:
         """See `Engine`."""
-        return self._store.keys_revision
+        return [one for _, one in sorted(self._store.overruns.items())]
+
+    async def revisions(self) -> Mapping[Topic, int]:
+        """See `Engine`."""
+        return {topic: self._store.revisions[topic] for topic in Topic}
 
     async def close(self) -> None:
         """See `Engine`."""
@@ -153,6 +174,8 @@ class MemoryEngine:
                 return self._add_key(operation)
             case RevokeKey():
                 return self._revoke_key(operation)
+            case ClearOverrun():
+                return self._clear_overrun(operation)
             case _:
                 assert_never(operation)
 
@@ -178,6 +201,8 @@ class MemoryEngine:
             rates=rates,
             now_ns=now_ns,
         )
+        if isinstance(outcome, Admitted):
+            outcome = self._open_subjects(matching, demand, now_ms) or outcome
         if isinstance(outcome, Refused):
             return outcome
         for rate in rates:
@@ -187,6 +212,18 @@ class MemoryEngine:
             self.owner_id, demand.labels, now_ms, deadline_ms, outcome.cap, outcome.held
         )
         return outcome
+
+    def _open_subjects(self, matching: tuple[tuple[Limit, str], ...], demand: Demand, now_ms: int) -> Refused | None:
+        store, key, per_hour = self._store, demand.labels.get("key", ""), demand.new_subjects_per_hour
+        unseen = unseen_subjects(matching, store.seen.__contains__)
+        counted = [subject for subject, counts in unseen.items() if counts]
+        opened = store.opened[key, hour_of(now_ms)]
+        refused = refuse_new_subjects(counted, key=key, opened=opened, per_hour=per_hour, now_ms=now_ms)
+        if refused is not None:
+            return refused
+        store.opened[key, hour_of(now_ms)] += len(counted)
+        store.seen.update(unseen)
+        return None
 
     def _extend(self, operation: Extend) -> bool:
         known = self._store.reservations.get(operation.reservation_id)
@@ -217,7 +254,29 @@ class MemoryEngine:
             known.endings.append(ending)
         elif known.endings[-1].entry.kind in (EntryKind.EXPIRED, EntryKind.VOIDED):
             known.endings.append(late(known.endings[0].entry, operation.charge))
-        return known.endings[-1].entry
+        else:
+            return known.endings[-1].entry
+        entry = known.endings[-1].entry
+        if entry.overrun_cost:
+            self._note_overrun(known, entry)
+        return entry
+
+    def _note_overrun(self, known: _Reservation, entry: Entry) -> None:
+        store, target = self._store, known.labels.get("target")
+        if target is None:
+            return
+        now_ms = self._clock.now_ns() // NS_PER_MS
+        before = store.overruns.get(target)
+        raised = raised_overrun(target, entry, before, reserved_at_ms=known.reserved_at_ms, now_ms=now_ms)
+        if raised is not None:
+            store.overruns[target] = raised
+            store.revisions[Topic.OVERRUNS] += 1
+
+    def _clear_overrun(self, operation: ClearOverrun) -> bool:
+        if self._store.overruns.pop(operation.target, None) is None:
+            return False
+        self._store.revisions[Topic.OVERRUNS] += 1
+        return True
 
     def _void(self, operation: Void) -> Outcome:
         known = self._store.reservations.get(operation.reservation_id)
@@ -246,6 +305,7 @@ class MemoryEngine:
         self._store.overrides.pop(key, None)
         if operation.amount is not None:
             self._store.overrides[key] = operation.amount
+            self._store.seen.add((limit.each, operation.subject))
         return None
 
     def _add_key(self, operation: AddKey) -> LedgerError | None:
@@ -253,14 +313,14 @@ class MemoryEngine:
         if any(one.digest == key.digest or (one.name == key.name and not one.revoked_at_ms) for one in keys):
             return LedgerError(f"a live key named {key.name!r}, or with the same secret, is stored already")
         keys.append(replace(key, created_at_ms=key.created_at_ms or self._clock.now_ns() // NS_PER_MS))
-        self._store.keys_revision += 1
+        self._store.revisions[Topic.KEYS] += 1
         return None
 
     def _revoke_key(self, operation: RevokeKey) -> bool:
         for place, key in enumerate(self._store.keys):
             if key.name == operation.name and key.revoked_at_ms is None:
                 self._store.keys[place] = replace(key, revoked_at_ms=self._clock.now_ns() // NS_PER_MS)
-                self._store.keys_revision += 1
+                self._store.revisions[Topic.KEYS] += 1
                 return True
         return False
 
@@ -271,6 +331,16 @@ class MemoryEngine:
             if identity not in wanted & before:
                 del self._store.tats_ns[identity, subject]
         self._store.limits = limits
+        for limit in limits.limits:
+            if limit.identity not in before:
+                self._store.seen.update((limit.each, subject) for subject in self._known_subjects(limit))
+
+    def _known_subjects(self, limit: Limit) -> set[str]:
+        """Of whom a call was admitted before a limit came into force; of fleeting labels, in its window now."""
+        known = {limit.subject_of(one.labels) for one in self._store.reservations.values()}
+        if FLEETING_LABELS.isdisjoint(limit.each):
+            return known
+        return set() if limit.is_rate else set(self._fold(limit, window_of(limit, self._clock.now_ns() // NS_PER_MS)))
 
     def _balance(self, limit: Limit, subject: str, at_ms: int) -> Balance:
         window = window_of(limit, at_ms)

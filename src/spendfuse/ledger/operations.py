@@ -4,7 +4,7 @@ An engine knows nothing of waiting, queues or tasks. `batching.BatchingLedger` t
 operations, and an engine runs a batch in one transaction, in the order given.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,16 @@ from spendfuse.core.decisions import Admitted, Refused
 from spendfuse.core.errors import LedgerError
 from spendfuse.core.quotes import Quote
 from spendfuse.core.reservations import Charge, Entry, ReservationId
-from spendfuse.ledger.store import BalanceLine, Demand, KeyRecord, Mismatch, RefusalCount, SpendRow
+from spendfuse.ledger.store import (
+    BalanceLine,
+    Demand,
+    KeyRecord,
+    Mismatch,
+    RefusalCount,
+    SpendRow,
+    TargetOverrun,
+    Topic,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +95,14 @@ class RevokeKey:
     name: str
 
 
-Operation = Reserve | Extend | Settle | Void | ExpireDue | CountRefusals | SetAmount | AddKey | RevokeKey
+@dataclass(frozen=True, slots=True)
+class ClearOverrun:
+    """See `Ledger.clear_overrun`; the outcome is a bool."""
+
+    target: str
+
+
+Operation = Reserve | Extend | Settle | Void | ExpireDue | CountRefusals | SetAmount | AddKey | RevokeKey | ClearOverrun
 Outcome = Admitted | Refused | Entry | tuple[Entry, ...] | bool | LedgerError | None
 """What became of one operation. An error is a value here: it is that of one operation, not of its batch."""
 
@@ -124,8 +140,12 @@ class Engine(Protocol):
         """See `Ledger.keys`."""
         ...
 
-    async def keys_revision(self) -> int:
-        """A number that grows whenever any process changes the keys."""
+    async def overruns(self) -> Sequence[TargetOverrun]:
+        """See `Ledger.overruns`."""
+        ...
+
+    async def revisions(self) -> Mapping[Topic, int]:
+        """See `Ledger.revisions`."""
         ...
 
     async def close(self) -> None:

@@ -4,7 +4,7 @@ Failure policy: closed; see `sqlite_file` for what counts as unavailable.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from spendfuse.clock import Clock, SystemClock
@@ -15,7 +15,7 @@ from spendfuse.ledger.batching import STORE_TIMEOUT_S, BatchingLedger
 from spendfuse.ledger.operations import Operation, Outcome
 from spendfuse.ledger.sqlite_reader import SqliteReader
 from spendfuse.ledger.sqlite_writer import SqliteWriter
-from spendfuse.ledger.store import BalanceLine, KeyRecord, Ledger, Mismatch, SpendRow
+from spendfuse.ledger.store import BalanceLine, KeyRecord, Ledger, Mismatch, SpendRow, TargetOverrun, Topic
 from spendfuse.ledger.worker import WorkerThread
 
 
@@ -91,9 +91,13 @@ class SqliteEngine:
         """See `Engine`."""
         return await self._reading.submit(self._reader.keys)
 
-    async def keys_revision(self) -> int:
+    async def overruns(self) -> Sequence[TargetOverrun]:
         """See `Engine`."""
-        return await self._reading.submit(self._reader.keys_revision)
+        return await self._reading.submit(self._reader.overruns)
+
+    async def revisions(self) -> Mapping[Topic, int]:
+        """See `Engine`."""
+        return await self._reading.submit(self._reader.revisions)
 
     async def close(self) -> None:
         """See `Engine`."""

@@ -23,9 +23,11 @@ from spendfuse.ledger.operations import (
     Settle,
     Void,
 )
-from spendfuse.ledger.sqlite_books import Books, OpenReservation
+from spendfuse.ledger.sqlite_books import Books, Lines, OpenReservation
 from spendfuse.ledger.sqlite_limits import BUCKET_MS
+from spendfuse.ledger.sqlite_overruns import note_overrun
 from spendfuse.ledger.statements import sql
+from spendfuse.ledger.store import Demand
 
 _SELECT_RESERVATIONS = sql("sqlite", "select_reservations")
 _SELECT_DUE_RESERVATIONS = sql("sqlite", "select_due_reservations")
@@ -107,6 +109,8 @@ class Batch:
             rates=rates,
             now_ns=self._now_ns,
         )
+        if isinstance(outcome, Admitted) and not lines.is_known:
+            outcome = self._open_subjects(lines, demand) or outcome
         if isinstance(outcome, Refused):
             return outcome
         books.intern(attribution)
@@ -190,6 +194,16 @@ class Batch:
         if changes.spend:
             connection.executemany(_UPSERT_SPEND, [(*key, *sums) for key, sums in changes.spend.items()])
         self._books.write()
+
+    def _open_subjects(self, lines: Lines, demand: Demand) -> Refused | None:
+        refused = self._books.subjects.open(
+            lines.subjects,
+            key=demand.labels.get("key", ""),
+            per_hour=demand.new_subjects_per_hour,
+            now_ms=self._now_ms,
+        )
+        lines.is_known = refused is None
+        return refused
 
     def _hold(
         self,
@@ -288,8 +302,15 @@ class Batch:
             amounts.output_tokens,
             ending.estimated_cost,
         )
+        if entry.overrun_cost:
+            self._note_overrun(ended, entry)
         sums = self._changes.spend.get(key)
         self._changes.spend[key] = list(more) if sums is None else [a + b for a, b in zip(sums, more, strict=True)]
+
+    def _note_overrun(self, ended: _Ended, entry: Entry) -> None:
+        target = self._books.attribution(ended.label_set_id, ended.fleeting).labels.get("target")
+        if target is not None:
+            note_overrun(self._connection, target, entry, reserved_at_ms=ended.reserved_at_ms, now_ms=self._now_ms)
 
     def _deadline_ms(self, deadline_s: float) -> int:
         return self._now_ms + int(deadline_s * MS_PER_S)

@@ -17,6 +17,7 @@ from spendfuse.core.windows import Window
 from spendfuse.ledger.applied import AppliedLimits, window_of
 from spendfuse.ledger.definitions import StoredLimit
 from spendfuse.ledger.sqlite_limits import limits_in_force, newest_hash, overrides
+from spendfuse.ledger.sqlite_subjects import Subjects
 from spendfuse.ledger.statements import sql
 
 ROWS_MAX = 100_000
@@ -92,13 +93,22 @@ class RateRow:
 
 @dataclass(slots=True, eq=False)
 class Lines:
-    """The balances and rates that calls with equal labels touch, from one instant until another."""
+    """The balances and rates that calls with equal labels touch, from one instant until another.
+
+    `is_known` once none of their subjects can be new any more.
+    """
 
     balances: list[BalanceRow]
     rates: list[RateRow]
     from_ms: int
     until_ms: int
     seen_at: int = -1
+    is_known: bool = False
+
+    @property
+    def subjects(self) -> list[tuple[Limit, str]]:
+        """Limits and the subjects that they count the calls under."""
+        return [(row.limit, row.subject) for row in self.balances] + [(row.limit, row.subject) for row in self.rates]
 
 
 @dataclass(slots=True, eq=False)
@@ -148,6 +158,7 @@ class Books:
         self._interned: dict[tuple[int, str], Attribution] = {}
         self._label_set_ids: dict[str, int] = {}
         self._dirty = _Dirty()
+        self.subjects = Subjects(connection)
         self.is_outdated = False
         self.open: dict[ReservationId, OpenReservation] = {}
         """Open reservations, though not all of them."""
@@ -187,6 +198,7 @@ class Books:
         self._data_version = self._limits_revision = -1
         self._dirty = _Dirty()
         self.open.clear()
+        self.subjects.forget()
         self._forget_rows()
 
     def stored_limit(self, name: str) -> StoredLimit | None:

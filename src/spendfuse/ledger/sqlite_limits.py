@@ -17,6 +17,7 @@ from spendfuse.core.quotes import Amounts
 from spendfuse.core.windows import Window
 from spendfuse.ledger.applied import AppliedLimits, window_of
 from spendfuse.ledger.definitions import StoredLimit, limit_from_text, limit_text
+from spendfuse.ledger.sqlite_subjects import note_subjects
 from spendfuse.ledger.statements import sql
 
 BUCKET_MS = 15 * 60_000
@@ -77,10 +78,12 @@ def _apply(connection: sqlite3.Connection, limit: Limit, now_ms: int) -> None:
     (limit_id,) = connection.execute(
         _UPSERT_LIMIT, (limit.identity, limit_text(limit), now_ms if since_ms is None else since_ms)
     ).fetchone()
-    if limit.is_rate:
-        return
     if since_ms is None:
-        _open_balances(connection, limit, limit_id, now_ms)
+        _note_known_subjects(connection, limit)
+        if not limit.is_rate:
+            _open_balances(connection, limit, limit_id, now_ms)
+        return
+    if limit.is_rate:
         return
     before = limit_from_text(text)
     if before.is_enforced != limit.is_enforced:
@@ -105,11 +108,22 @@ def update_amounts(
     )
 
 
+def _note_known_subjects(connection: sqlite3.Connection, limit: Limit) -> None:
+    """Nobody of whom a call was admitted before is new to a limit that counts by labels which none counted by before.
+
+    Of fleeting labels only what the limit's current window has is known: finding the others would read all entries.
+    """
+    if limit.has_claimed_subjects and FLEETING_LABELS.isdisjoint(limit.each):
+        texts = connection.execute(_SELECT_LABEL_SETS).fetchall()
+        note_subjects(connection, {(limit.each, limit.subject_of(json.loads(text))) for _, text in texts})
+
+
 def _open_balances(connection: sqlite3.Connection, limit: Limit, limit_id: int, now_ms: int) -> None:
     window = window_of(limit, now_ms)
     amounts = overrides(connection)
-    fold = Fold(connection)
-    for subject, (settled, reserved) in fold.of(limit, window, use_rollup=True).items():
+    folded = Fold(connection).of(limit, window, use_rollup=True)
+    note_subjects(connection, [(limit.each, subject) for subject in folded])
+    for subject, (settled, reserved) in folded.items():
         amount = amounts.get((limit_id, subject), limit.amount)
         ceiling = max(amount, settled + reserved) if limit.is_enforced else None
         # What was spent before the limit was in force counts as committed then, so it is not an overrun.

@@ -18,13 +18,14 @@ from spendfuse.ledger.lines import balance_line, rate_line
 from spendfuse.ledger.sqlite_file import connect_reader, store_errors
 from spendfuse.ledger.sqlite_limits import BUCKET_MS, Fold, limits_in_force, overrides
 from spendfuse.ledger.statements import sql
-from spendfuse.ledger.store import BalanceLine, KeyRecord, Mismatch, SpendRow
+from spendfuse.ledger.store import BalanceLine, KeyRecord, Mismatch, SpendRow, TargetOverrun, Topic
 
 _SELECT_CURRENT_BALANCES = sql("sqlite", "select_current_balances")
 _SELECT_BALANCES = sql("sqlite", "select_balances")
 _SELECT_RATES = sql("sqlite", "select_rates")
 _SELECT_KEYS = sql("sqlite", "select_keys")
-_SELECT_REVISION = sql("sqlite", "select_revision")
+_SELECT_OVERRUNS = sql("sqlite", "select_overruns")
+_SELECT_REVISIONS = sql("sqlite", "select_revisions")
 _SELECT_LABEL_SETS = sql("sqlite", "select_label_sets")
 _FOLD_ENTRIES = sql("sqlite", "fold_entries")
 _FOLD_SPEND = sql("sqlite", "fold_spend")
@@ -101,10 +102,16 @@ class SqliteReader:
                 )
             ]
 
-    def keys_revision(self) -> int:
-        """See `Engine.keys_revision`."""
+    def overruns(self) -> list[TargetOverrun]:
+        """See `Ledger.overruns`."""
         with store_errors():
-            return self._connection.execute(_SELECT_REVISION, ("keys",)).fetchone()[0]
+            return [TargetOverrun(*row) for row in self._connection.execute(_SELECT_OVERRUNS)]
+
+    def revisions(self) -> dict[Topic, int]:
+        """See `Ledger.revisions`."""
+        with store_errors():
+            numbers: dict[str, int] = dict(self._connection.execute(_SELECT_REVISIONS).fetchall())
+            return {topic: numbers[topic] for topic in Topic}
 
     @contextlib.contextmanager
     def _snapshot(self) -> Generator[None]:

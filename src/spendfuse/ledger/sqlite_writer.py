@@ -12,10 +12,12 @@ from typing import assert_never
 from spendfuse.clock import Clock
 from spendfuse.core.errors import LedgerClosed, LedgerError
 from spendfuse.core.reservations import Entry
+from spendfuse.core.subjects import hour_of
 from spendfuse.core.windows import NS_PER_MS
 from spendfuse.ledger.applied import AppliedLimits, wrong_subject
 from spendfuse.ledger.operations import (
     AddKey,
+    ClearOverrun,
     CountRefusals,
     ExpireDue,
     Extend,
@@ -39,12 +41,14 @@ from spendfuse.ledger.sqlite_file import (
     transaction,
 )
 from spendfuse.ledger.sqlite_limits import apply_limits, update_amounts
+from spendfuse.ledger.sqlite_overruns import clear_overrun
+from spendfuse.ledger.sqlite_subjects import note_subjects
 from spendfuse.ledger.statements import sql
+from spendfuse.ledger.store import Topic
 
 LEASE_MS = 30_000
 LEASE_RENEWAL_MS = 5_000
-IDLE_RATES_INTERVAL_MS = 60_000
-HOUR_MS = 3_600_000
+PURGE_INTERVAL_MS = 60_000
 _OWNERS_APART = 1_024
 """Call ids carry their owner modulo this: no two that live at once may be equal in it."""
 
@@ -53,6 +57,7 @@ _SELECT_OWNERS = sql("sqlite", "select_owners")
 _RENEW_LEASE = sql("sqlite", "renew_lease")
 _DELETE_OWNER = sql("sqlite", "delete_owner")
 _DELETE_IDLE_RATES = sql("sqlite", "delete_idle_rates")
+_DELETE_OPENED_SUBJECTS = sql("sqlite", "delete_opened_subjects")
 _UPSERT_REFUSAL = sql("sqlite", "upsert_refusal")
 _UPSERT_OVERRIDE = sql("sqlite", "upsert_override")
 _DELETE_OVERRIDE = sql("sqlite", "delete_override")
@@ -164,6 +169,8 @@ class SqliteWriter:
                 return self._add_key(operation, now_ms)
             case RevokeKey():
                 return self._revoke_key(operation, now_ms)
+            case ClearOverrun():
+                return clear_overrun(self._connection, operation.target)
             case _:
                 assert_never(operation)
 
@@ -177,13 +184,13 @@ class SqliteWriter:
                 self._owners.forget(owner_id)
         if now_ms >= self._purge_at_ms:
             self._connection.execute(_DELETE_IDLE_RATES, (now_ms * NS_PER_MS,))
-            self._purge_at_ms = now_ms + IDLE_RATES_INTERVAL_MS
+            self._connection.execute(_DELETE_OPENED_SUBJECTS, (hour_of(now_ms),))
+            self._purge_at_ms = now_ms + PURGE_INTERVAL_MS
         return batch.expire_due()
 
     def _count_refusals(self, operation: CountRefusals, now_ms: int) -> None:
-        hour_ms = now_ms // HOUR_MS * HOUR_MS
         rows = [
-            (hour_ms, one.code, one.limit_name, one.feature, one.user, int(one.shadow), one.count)
+            (hour_of(now_ms), one.code, one.limit_name, one.feature, one.user, int(one.shadow), one.count)
             for one in operation.counts
         ]
         self._connection.executemany(_UPSERT_REFUSAL, rows)
@@ -200,6 +207,7 @@ class SqliteWriter:
             self._connection.execute(_DELETE_OVERRIDE, (limit_id, subject))
         else:
             self._connection.execute(_UPSERT_OVERRIDE, (limit_id, subject, operation.amount))
+            note_subjects(self._connection, [(limit.each, subject)])
         amount = limit.amount if operation.amount is None else operation.amount
         update_amounts(self._connection, limit, limit_id, amount=amount, subject=subject, now_ms=now_ms)
         self._connection.execute(_GROW_REVISION, ("limits",))
@@ -214,13 +222,13 @@ class SqliteWriter:
             self._connection.execute(_INSERT_KEY, row)
         except sqlite3.IntegrityError:
             return LedgerError(f"a live key named {key.name!r}, or with the same secret, is stored already")
-        self._connection.execute(_GROW_REVISION, ("keys",))
+        self._connection.execute(_GROW_REVISION, (Topic.KEYS,))
         return None
 
     def _revoke_key(self, operation: RevokeKey, now_ms: int) -> bool:
         if not self._connection.execute(_REVOKE_KEY, (now_ms, operation.name)).fetchall():
             return False
-        self._connection.execute(_GROW_REVISION, ("keys",))
+        self._connection.execute(_GROW_REVISION, (Topic.KEYS,))
         return True
 
     def _register(self, now_ms: int) -> None:

@@ -9,12 +9,14 @@ same answer. All time is the store's own.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Protocol
 
 from spendfuse.core.decisions import Admitted, Fit, Refused
 from spendfuse.core.labels import Labels
 from spendfuse.core.quotes import CapRange, Quote
 from spendfuse.core.reservations import Charge, Entry, ReservationId
+from spendfuse.core.subjects import NEW_SUBJECTS_PER_HOUR
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,7 @@ class Demand:
     """What a call asks of the ledger: to hold its quote on every limit that covers its labels.
 
     `deadline_s` is how long the reservation may stay open, from the store's now; after it the keeper charges the quote.
+    `new_subjects_per_hour` is how many the calls of its key, the label `key`, may open.
     """
 
     reservation_id: ReservationId
@@ -30,6 +33,7 @@ class Demand:
     caps: CapRange
     fit: Fit
     deadline_s: float
+    new_subjects_per_hour: int = NEW_SUBJECTS_PER_HOUR
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,22 @@ class KeyRecord:
     revoked_at_ms: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class TargetOverrun:
+    """A target that charged more than a quote of it: what its quotes are multiplied by, above 100, and since when."""
+
+    target: str
+    percent: int
+    since_ms: int
+
+
+class Topic(StrEnum):
+    """What every process keeps a copy of, and has to follow in the store."""
+
+    KEYS = "keys"
+    OVERRUNS = "overruns"
+
+
 class Ledger(Protocol):
     """Balances, reservations and entries behind one atomic interface."""
 
@@ -112,8 +132,9 @@ class Ledger(Protocol):
         """Hold the demand's quote on every limit that covers its labels, or change nothing.
 
         While only calls in flight stand in the way it waits up to `wait_s` in the queue of the balance that refused,
-        then takes whatever useful cap is free. Rates and concurrency answer at once. A demand with `Fit.WHOLE` never
-        waits. Cancelling the caller leaves no reservation behind: one that was committed meanwhile is voided.
+        then takes whatever useful cap is free. Rates and concurrency answer at once, and so does a key that has opened
+        all the new subjects that it may in this hour of the store. A demand with `Fit.WHOLE` never waits. Cancelling
+        the caller leaves no reservation behind: one that was committed meanwhile is voided.
 
         Raises:
             LedgerUnavailable: the store did not commit.
@@ -134,7 +155,8 @@ class Ledger(Protocol):
         """Close a reservation at its charge (nano-dollars), in one transaction.
 
         Never refuses money already spent: a charge above the reservation is recorded in full, its excess as overrun;
-        after expiry or void it becomes a late entry. Repeating the call returns the same entry.
+        after expiry or void it becomes a late entry. Repeating the call returns the same entry. An overrun raises, in
+        the same transaction, what later quotes of the call's target are multiplied by: see `overruns`.
 
         Raises:
             ReservationUnknown: no reservation has this id.
@@ -200,8 +222,17 @@ class Ledger(Protocol):
         """Revoke a key; False when no live key has this name."""
         ...
 
-    async def keys_changed(self) -> bool:
-        """Whether any process changed the keys since the last call. Cheap enough to ask several times a second."""
+    async def overruns(self) -> Sequence[TargetOverrun]:
+        """The targets whose quotes are multiplied, by name, until `clear_overrun`."""
+        ...
+
+    async def clear_overrun(self, target: str) -> bool:
+        """Trust a target's quotes again; False when they were not multiplied."""
+        ...
+
+    async def revisions(self) -> Mapping[Topic, int]:
+        """Numbers that grow whenever any process changes what they stand for. Cheap enough to ask several times a
+        second: see `following`."""
         ...
 
     async def close(self) -> None:

@@ -199,9 +199,9 @@ def _prices_of(call: Call, target: PricedTarget, at: datetime) -> tuple[Price, .
 
 def _quote(call: Call, prices: tuple[Price, ...], bound: InputBound, overrun_percent: int) -> Quote:
     rates = [one for price in prices for one in price.rates_up_to(bound.tokens)]
-    dearest_input = max(one.dearest_input(audio=bound.audio) for one in rates)
-    dearest_output = max(one.dearest_output(audio=call.output_audio) for one in rates) if call.has_output else 0
-    fixed_picos = bound.tokens * dearest_input + max(one.request for one in rates)
+    dearest_input = max([one.dearest_input(audio=bound.audio) for one in rates])
+    dearest_output = max([one.dearest_output(audio=call.output_audio) for one in rates]) if call.has_output else 0
+    fixed_picos = bound.tokens * dearest_input + max([one.request for one in rates])
     return Quote(
         input_tokens=bound.tokens,
         fixed_picos=-(-fixed_picos * overrun_percent // 100),

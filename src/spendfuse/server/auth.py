@@ -1,24 +1,19 @@
 """Who calls: client keys, known by their SHA-256 only.
 
-Keys come from the config and from the ledger's store; a key revoked or created by any process counts in this one within
-`POLL_S`. Failure policy: closed for keys that were never seen, while a store that is away leaves the keys as last read:
-its limits refuse every call in the meantime anyway.
+Keys come from the config and from the ledger's store. Failure policy: closed for keys that were never seen, while a
+store that is away leaves the keys as last read: its limits refuse every call in the meantime anyway.
 """
 
-import asyncio
 import hashlib
 import hmac
-import logging
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
-from spendfuse.core.errors import LedgerUnavailable
+from spendfuse.config import ConfiguredKey
 from spendfuse.core.refusals import Code, Deny
 from spendfuse.gate.requests import Caller
 from spendfuse.ledger.store import KeyRecord, Ledger
 
-logger = logging.getLogger("spendfuse.server")
-POLL_S = 0.5
 KEY_PREFIX = "sk-sf-"
 
 
@@ -33,18 +28,20 @@ def digest_of(key: bytes) -> bytes:
 
 
 class Keyring:
-    """The keys that are valid now."""
+    """The keys that are valid now: those of the config, and the store's as last loaded."""
 
-    def __init__(self, configured: Iterable[KeyRecord], ledger: Ledger) -> None:
-        self._configured = tuple(configured)
+    def __init__(self, configured: Sequence[ConfiguredKey], ledger: Ledger, *, new_subjects_per_hour: int) -> None:
+        """`new_subjects_per_hour` is for the store's keys; those of the config have their own."""
+        self._configured = configured
         self._ledger = ledger
+        self._new_subjects_per_hour = new_subjects_per_hour
         self._callers: dict[bytes, tuple[bytes, Caller]] = {}
-        self._admit(self._configured)
+        self._admit(())
 
-    def _admit(self, records: Iterable[KeyRecord]) -> None:
-        self._callers = {
-            record.digest[:8]: (record.digest, _caller_of(record)) for record in records if record.revoked_at_ms is None
-        }
+    def _admit(self, stored: Sequence[KeyRecord]) -> None:
+        live = [(key, self._new_subjects_per_hour) for key in stored if key.revoked_at_ms is None]
+        configured = [(key, key.new_subjects_per_hour) for key in self._configured]
+        self._callers = {key.digest[:8]: (key.digest, _caller_of(key, per_hour)) for key, per_hour in live + configured}
 
     def caller(self, headers: Mapping[bytes, bytes]) -> Caller | Deny:
         """The caller that a request's `Authorization: Bearer` or `x-api-key` header authenticates."""
@@ -62,24 +59,12 @@ class Keyring:
         return known[1]
 
     async def load(self) -> None:
-        """Read the store's keys."""
-        await self._ledger.keys_changed()
-        self._admit((*await self._ledger.keys(), *self._configured))
-
-    async def follow(self) -> None:
-        """Keep up with the store until cancelled."""
-        while True:
-            await asyncio.sleep(POLL_S)
-            try:
-                if await self._ledger.keys_changed():
-                    self._admit((*await self._ledger.keys(), *self._configured))
-            except LedgerUnavailable as error:
-                logger.warning("keys_not_reloaded error=%s", error)
+        """Read the store's keys; a `Follower` repeats it."""
+        self._admit(await self._ledger.keys())
 
 
-def _caller_of(record: KeyRecord) -> Caller:
-    labels = {**record.labels, "key": record.name}
-    return Caller(record.name, labels, frozenset(record.labels_from))
+def _caller_of(key: KeyRecord | ConfiguredKey, new_subjects_per_hour: int) -> Caller:
+    return Caller(key.name, {**key.labels, "key": key.name}, frozenset(key.labels_from), new_subjects_per_hour)
 
 
 def _key_in(headers: Mapping[bytes, bytes]) -> bytes | None:

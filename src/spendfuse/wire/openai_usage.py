@@ -29,7 +29,8 @@ def metered_usage(value: Json) -> Metered:
     """
     if not isinstance(value, dict):
         return AtLeast(NOTHING)
-    prompt, completion, total = (_count(value, f"{name}_tokens") for name in ("prompt", "completion", "total"))
+    prompt, completion = _count(value, "prompt_tokens"), _count(value, "completion_tokens")
+    total = _count(value, "total_tokens")
     if prompt is None:
         return AtLeast(Usage(0, completion or 0))
     if completion is None and total is None:

@@ -1,2 +1,2 @@
--- Invariant 2: tells other processes that limits, overrides or keys changed.
+-- Invariant 2: tells other processes what has changed.
 UPDATE revision SET number = number + 1 WHERE what = ?;

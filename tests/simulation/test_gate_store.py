@@ -1,0 +1,142 @@
+"""The store away: no call is admitted, and no end of a reservation is lost."""
+
+import asyncio
+
+import pytest
+from gate_harness import (
+    Play,
+    World,
+    answer,
+    chat,
+    config_of,
+    failing,
+    gate_test,
+    opened,
+    run_frozen,
+    spin,
+)
+
+from spendfuse.clock import FrozenClock
+from spendfuse.core.errors import LedgerError, LedgerUnavailable
+from spendfuse.core.reservations import EntryKind
+from spendfuse.ledger.memory import open_memory
+from spendfuse.ledger.store import RefusalCount
+
+FOREVER = 10**9
+
+
+@pytest.mark.parametrize("body", [chat(), chat("gpt-4o-mini")], ids=["at once", "to be counted"])
+@gate_test()
+async def test_no_call_is_admitted_while_the_store_is_away(world: World, body: dict[str, object]) -> None:
+    world.ledger.away["reserve"] = 1
+    client = await world.call(body)
+    assert (client.status, client.error["code"]) == (503, "store_unavailable")
+    assert client.headers["retry-after"] == "2"
+    assert (world.upstream.requests, world.reservations) == ([], [])
+    assert (await world.call(body)).status == 200
+
+
+@gate_test()
+async def test_a_process_with_outdated_limits_admits_no_call(world: World) -> None:
+    newer = await open_memory(config_of("  other: {usd: 1, per: day}").limits, world.clock, store=world.store)
+    client = await world.call(chat())
+    assert client.status == 503
+    assert "newer limits" in client.error["message"]
+    await newer.close()
+
+
+@pytest.mark.parametrize("verb", ["settle", "void"])
+@gate_test()
+async def test_an_end_is_repeated_with_the_same_id_until_the_store_takes_it(
+    world: World, verb: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.ledger.away[verb] = 3
+    world.meets(Play([answer(7, input_tokens=12)]) if verb == "settle" else failing(429))
+    task, client = world.begin(chat())
+    await task
+    assert client.status == (200 if verb == "settle" else 429), "the answer does not wait for the store"
+    for _ in range(3):
+        assert world.last.entries == ()
+        await world.later(2_000)
+    assert world.last.entry.kind is (EntryKind.SETTLED if verb == "settle" else EntryKind.VOIDED)
+    assert len(set(world.ledger.settled)) == (verb == "settle")
+    assert caplog.text.count("ending_postponed") == 3
+
+
+def test_what_the_store_does_not_take_until_the_end_is_left_to_the_keeper(caplog: pytest.LogCaptureFixture) -> None:
+    async def run(clock: FrozenClock) -> None:
+        async with opened(clock, config_of()) as world:
+            world.ledger.away["settle"] = FOREVER
+            task, _ = world.begin(chat(max_tokens=100))
+            await task
+            draining = asyncio.create_task(world.gate.drain(3))
+            while not draining.done():
+                await world.later(500)
+            assert world.last.entries == ()
+        # Closing ends the owner's lease, and with it what it left open.
+        assert (world.last.entry.kind, world.last.entry.amounts) == (EntryKind.EXPIRED, world.last.held)
+
+    run_frozen(run)
+    assert "ending_postponed reservation_id=" in caplog.text
+
+
+@gate_test()
+async def test_an_end_that_the_ledger_refuses_is_reported_and_left_to_the_keeper(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise LedgerError("the ledger could not run Settle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(world.ledger), "settle", refuse)
+        await world.call(chat())
+        await spin()
+    assert world.last.entries == ()
+    assert "ending_left_to_keeper reservation_id=" in caplog.text
+    await world.later(600_000)
+    await world.ledger.expire_due()
+
+
+@gate_test()
+async def test_readiness_follows_the_store(world: World) -> None:
+    await world.gate.check_ready()
+    world.ledger.away["void"] = 1
+    with pytest.raises(LedgerUnavailable):
+        await world.gate.check_ready()
+    await world.gate.check_ready()
+    assert world.reservations == []
+
+
+@gate_test(limits="  few: {requests: 0, per: day}")
+async def test_counts_of_refusals_outlast_a_store_that_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(*_: object) -> None:
+        raise LedgerUnavailable("away")
+
+    await world.call(chat())
+    with monkeypatch.context() as patch:
+        patch.setattr(type(world.ledger), "count_refusals", away)
+        await world.gate.refusals.flush()
+    await world.call(chat())
+    await world.gate.refusals.flush()
+    assert world.store.refusals == [RefusalCount("budget_exceeded", "few", "", "", 2)]
+
+
+@gate_test(limits="  few: {requests: 0, per: day}")
+async def test_counts_that_the_store_refuses_do_not_end_the_counting(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise LedgerError("poison")
+
+    counting = asyncio.create_task(world.gate.refusals.run())
+    await spin()
+    await world.call(chat())
+    with monkeypatch.context() as patch:
+        patch.setattr(type(world.ledger), "count_refusals", refuse)
+        await world.later(1_001)
+    assert "refusal_counts_dropped" in caplog.text
+    await world.call(chat())
+    await world.later(1_001)
+    assert [one.count for one in world.store.refusals] == [1]
+    counting.cancel()
+    await asyncio.gather(counting, return_exceptions=True)
