@@ -42,7 +42,7 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
     from spendfuse.server.auth import Keyring
     from spendfuse.server.others import others_app
     from spendfuse.server.peers import Peers
-    from spendfuse.upstream.aiohttp_client import AiohttpClient
+    from spendfuse.upstream.http_client import HttpClient
     from spendfuse.wire.openai_chat import OpenAIChat
     from spendfuse.wire.openai_embeddings import OpenAIEmbeddings
 
@@ -50,7 +50,7 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
     async with contextlib.AsyncExitStack() as stack:
         ledger = await open_sqlite(config.store.path, limits=config.limits, clock=clock)
         stack.push_async_callback(ledger.close)
-        client = AiohttpClient()
+        client = HttpClient()
         stack.push_async_callback(client.close)
         gate = Gate(config=config, routes=Routes(config, clock), ledger=ledger, client=client, clock=clock)
         stack.push_async_callback(gate.drain, DRAIN_S)

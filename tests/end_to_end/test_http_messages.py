@@ -5,7 +5,7 @@ from upstream_rig import CHUNKED_HEAD, answer, chunk
 
 from spendfuse.upstream.answer_parser import AnswerBroken, AnswerParser
 from spendfuse.upstream.client import NeverSent, UpstreamRequest
-from spendfuse.upstream.http_request import Origin, head_of, target_of
+from spendfuse.upstream.http_request import Origin, Target, head_of, target_of
 from spendfuse.upstream.http_response import HttpResponse
 
 INTERIM = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"
@@ -155,20 +155,19 @@ def test_a_header_that_could_forge_something_is_never_sent(headers: dict[str, st
 
 
 @pytest.mark.parametrize(
-    ("url", "origin", "start"),
+    ("url", "origin", "path", "host"),
     [
-        ("http://h.test", Origin(False, "h.test", 80), "POST / HTTP/1.1\r\nHost: h.test\r\n"),
-        ("https://H.test/v1", Origin(True, "h.test", 443), "POST /v1 HTTP/1.1\r\nHost: h.test\r\n"),
-        ("https://h.test:443/v1", Origin(True, "h.test", 443), "POST /v1 HTTP/1.1\r\nHost: h.test\r\n"),
-        ("http://h.test:8080/v1", Origin(False, "h.test", 8080), "POST /v1 HTTP/1.1\r\nHost: h.test:8080\r\n"),
-        ("http://[::1]:8080/", Origin(False, "::1", 8080), "POST / HTTP/1.1\r\nHost: [::1]:8080\r\n"),
-        ("http://bücher.test/", Origin(False, "xn--bcher-kva.test", 80), "POST / HTTP/1.1\r\nHost: xn--bcher-kva.test\r\n"),
-        ("http://h.test/a b/%20é?q=a b#c", Origin(False, "h.test", 80), "POST /a%20b/%20%C3%A9?q=a%20b HTTP/1.1\r\nHost: h.test\r\n"),
+        ("http://h.test", Origin(False, "h.test", 80), "/", "h.test"),
+        ("https://H.test/v1", Origin(True, "h.test", 443), "/v1", "h.test"),
+        ("https://h.test:443/v1", Origin(True, "h.test", 443), "/v1", "h.test"),
+        ("http://h.test:8080/v1", Origin(False, "h.test", 8080), "/v1", "h.test:8080"),
+        ("http://[::1]:8080/", Origin(False, "::1", 8080), "/", "[::1]:8080"),
+        ("http://bücher.test/", Origin(False, "xn--bcher-kva.test", 80), "/", "xn--bcher-kva.test"),
+        ("http://h.test/a b/%20é?q=a b#c", Origin(False, "h.test", 80), "/a%20b/%20%C3%A9?q=a%20b", "h.test"),
     ],
-)  # fmt: skip
-def test_a_url_is_taken_apart(url: str, origin: Origin, start: str) -> None:
-    target = target_of(url)
-    assert (target.origin, target.start) == (origin, start)
+)
+def test_a_url_is_taken_apart(url: str, origin: Origin, path: str, host: str) -> None:
+    assert target_of(url) == Target(origin, f"POST {path} HTTP/1.1\r\nHost: {host}\r\n")
 
 
 @pytest.mark.parametrize(

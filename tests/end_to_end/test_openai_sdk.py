@@ -49,14 +49,16 @@ limits:
 
 
 @pytest.fixture
-def direct(simulator: RunningSimulator) -> openai.OpenAI:
+def direct(simulator: RunningSimulator) -> Generator[openai.OpenAI]:
     simulator.set_behaviour(Behaviour(output_tokens=40))
-    return openai.OpenAI(base_url=simulator.base_url, api_key="sk-direct")
+    with openai.OpenAI(base_url=simulator.base_url, api_key="sk-direct") as client:
+        yield client
 
 
 @pytest.fixture
-def through(gateway: RunningGateway) -> openai.OpenAI:
-    return openai.OpenAI(base_url=gateway.base_url, api_key=APP_KEY)
+def through(gateway: RunningGateway) -> Generator[openai.OpenAI]:
+    with openai.OpenAI(base_url=gateway.base_url, api_key=APP_KEY) as client:
+        yield client
 
 
 def _shape(model: Any) -> Any:
@@ -167,12 +169,12 @@ def test_a_spent_budget_raises_at_once_without_retries_and_names_the_limit(
     simulator.set_behaviour(Behaviour(output_tokens=40))
     sent: list[httpx2.Request] = []
     http_client = httpx2.Client(event_hooks={"request": [sent.append]})
-    client = openai.OpenAI(base_url=gateway.base_url, api_key=APP_KEY, max_retries=2, http_client=http_client)
-    client.chat.completions.create(model="gpt-4o-mini", messages=MESSAGES, user="poor", max_tokens=40)
-    wait_until(lambda: gateway.totals().open_reservations == 0, 5, "the first call is settled")
-    sent.clear()
-    with pytest.raises(openai.APIStatusError, match=r'limit "poor-man" \(user=poor\)') as raised:
+    with openai.OpenAI(base_url=gateway.base_url, api_key=APP_KEY, max_retries=2, http_client=http_client) as client:
         client.chat.completions.create(model="gpt-4o-mini", messages=MESSAGES, user="poor", max_tokens=40)
+        wait_until(lambda: gateway.totals().open_reservations == 0, 5, "the first call is settled")
+        sent.clear()
+        with pytest.raises(openai.APIStatusError, match=r'limit "poor-man" \(user=poor\)') as raised:
+            client.chat.completions.create(model="gpt-4o-mini", messages=MESSAGES, user="poor", max_tokens=40)
     assert raised.value.status_code == 402
     assert raised.value.code == "budget_exceeded"
     assert len(sent) == 1

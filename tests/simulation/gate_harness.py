@@ -8,14 +8,14 @@ import asyncio
 import functools
 import inspect
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import pytest
+from scripted_upstream import Play, Upstream
 
 from spendfuse.clock import FrozenClock
 from spendfuse.config import Config, parse
@@ -32,7 +32,6 @@ from spendfuse.ledger.memory import MemoryEngine, MemoryStore
 from spendfuse.ledger.operations import Engine
 from spendfuse.ledger.sqlite import SqliteEngine
 from spendfuse.ledger.store import Demand, Ledger
-from spendfuse.upstream.client import FateUnknown, UpstreamRequest
 from spendfuse.wire.dialect import Answer, Dialect
 from spendfuse.wire.openai_chat import OpenAIChat
 from spendfuse.wire.openai_embeddings import OpenAIEmbeddings
@@ -40,8 +39,6 @@ from spendfuse.wire.openai_embeddings import OpenAIEmbeddings
 START_NS = 1_795_262_400 * 10**9  # 2026-11-21 12:00 UTC
 CHAT, EMBEDDINGS = OpenAIChat(), OpenAIEmbeddings()
 APP = Caller("app", {"key": "app"})
-JSON_HEADERS = {"Content-Type": "application/json"}
-SSE_HEADERS = {"Content-Type": "text/event-stream; charset=utf-8"}
 CAP_HEADER, CALL_ID_HEADER, COST_HEADER = "x-spendfuse-max-tokens", "x-spendfuse-call-id", "x-spendfuse-cost-usd"
 SPINS = 60
 INPUT_NANOS, OUTPUT_NANOS = 1_000, 2_000
@@ -66,8 +63,6 @@ limits:
 {limits}
 """
 
-Step = bytes | Exception | asyncio.Event | Callable[[], None]
-"""What a scripted upstream does next: send bytes, fail, wait for the test, or change the world (advance the clock)."""
 T = TypeVar("T")
 
 
@@ -88,99 +83,6 @@ def run_frozen(test: Callable[[FrozenClock], Coroutine[Any, Any, T]]) -> T:
     clock = FrozenClock(START_NS)
     with asyncio.Runner(loop_factory=lambda: FrozenLoop(clock)) as runner:
         return runner.run(test(clock))
-
-
-@dataclass(slots=True)
-class Play:
-    """One answer of the upstream."""
-
-    body: Sequence[Step] = ()
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=lambda: JSON_HEADERS)
-    before_head: Sequence[Step] = ()
-
-
-class Upstream:
-    """A scripted `UpstreamClient`: each call meets what `play` makes of it. `log` has the order of events."""
-
-    def __init__(self, log: list[str]) -> None:
-        self.requests: list[UpstreamRequest] = []
-        self.play: Callable[[UpstreamRequest], Play] = lambda _: Play([answer()])
-        self.log = log
-        self.open = 0
-
-    def post(self, request: UpstreamRequest) -> "_Exchange":
-        """See `UpstreamClient`."""
-        self.requests.append(request)
-        return _Exchange(self, self.play(request))
-
-    async def close(self) -> None:
-        """See `UpstreamClient`."""
-
-    @property
-    def bodies(self) -> list[dict[str, Any]]:
-        """What was sent up, read."""
-        return [json.loads(request.body) for request in self.requests]
-
-
-class _Exchange:
-    """One request and its answer: the context and the response in one."""
-
-    def __init__(self, upstream: Upstream, play: Play) -> None:
-        self._upstream = upstream
-        self._play = play
-        self.status = play.status
-        self.headers = _CaseInsensitive(play.headers)
-
-    async def __aenter__(self) -> "_Exchange":
-        self._upstream.open += 1
-        try:
-            async for _ in _performed(self._play.before_head):
-                raise AssertionError("bytes before the head")
-        except BaseException:
-            self._left()
-            raise
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._left()
-
-    def _left(self) -> None:
-        self._upstream.open -= 1
-        self._upstream.log.append("upstream closed")
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        """See `UpstreamResponse`."""
-        return _performed(self._play.body)
-
-    async def read(self, bytes_max: int) -> bytes:
-        """See `UpstreamResponse`."""
-        whole = b""
-        async for chunk in self.chunks():
-            whole += chunk
-            if len(whole) > bytes_max:
-                raise FateUnknown(f"the upstream's answer is larger than {bytes_max} bytes")
-        return whole
-
-
-class _CaseInsensitive(dict[str, str]):
-    def get(self, key: str, default: str = "") -> str:  # type: ignore[override]
-        return next((value for name, value in self.items() if name.lower() == key.lower()), default)
-
-
-async def _performed(steps: Sequence[Step]) -> AsyncIterator[bytes]:
-    for step in steps:
-        await asyncio.sleep(0)
-        if isinstance(step, bytes):
-            yield step
-        elif isinstance(step, Exception):
-            raise step
-        elif isinstance(step, asyncio.Event):
-            await step.wait()
-        else:
-            step()
 
 
 @dataclass(slots=True)
@@ -474,59 +376,6 @@ def request(
 def chat(model: str = "plain", content: str = "Hi.", **fields: object) -> dict[str, object]:
     """The body of a chat request."""
     return {"model": model, "messages": [{"role": "user", "content": content}], **fields}
-
-
-def words(count: int) -> str:
-    """A text of so many tokens in OpenAI's vocabulary."""
-    return " hello" * count
-
-
-def usage(input_tokens: int, output_tokens: int, **more: object) -> dict[str, object]:
-    """A provider's usage object."""
-    total = input_tokens + output_tokens
-    return {"prompt_tokens": input_tokens, "completion_tokens": output_tokens, "total_tokens": total, **more}
-
-
-def answer(output_tokens: int = 5, *, input_tokens: int = 10, used: object = ...) -> bytes:
-    """A whole answer; `used` replaces its usage."""
-    said = usage(input_tokens, output_tokens) if used is ... else used
-    choice = {"index": 0, "message": {"role": "assistant", "content": "Hello."}, "finish_reason": "stop"}
-    body = {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], "usage": said}
-    return json.dumps(body).encode()
-
-
-DONE = b"data: [DONE]\n\n"
-
-
-def event(choices: list[dict[str, object]], **more: object) -> bytes:
-    """One event of a stream."""
-    head = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    return b"data: " + json.dumps({**head, "choices": choices, **more}).encode() + b"\n\n"
-
-
-def delta(text: str, index: int = 0) -> bytes:
-    """A piece of an answer."""
-    return event([{"index": index, "delta": {"content": text}, "finish_reason": None}])
-
-
-def ended(reason: str = "stop", index: int = 0) -> bytes:
-    """The end of a choice."""
-    return event([{"index": index, "delta": {}, "finish_reason": reason}])
-
-
-def used(input_tokens: int, output_tokens: int) -> bytes:
-    """The chunk of usage."""
-    return event([], usage=usage(input_tokens, output_tokens))
-
-
-def stream(*steps: Step) -> Play:
-    """A streamed answer."""
-    return Play(steps, headers=SSE_HEADERS)
-
-
-def failing(status: int, *, before_head: Sequence[Step] = ()) -> Play:
-    """An answer that is an error."""
-    return Play([b'{"error": {"message": "no", "code": "x"}}'], status=status, before_head=before_head)
 
 
 def without_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """What the gate goes by in the store: whose quotes are multiplied, what a key may open, which owner it is."""
 
 import pytest
-from gate_harness import APP, OUTPUT_NANOS, Play, World, answer, chat, gate_test
+from gate_harness import APP, OUTPUT_NANOS, World, chat, gate_test
+from scripted_upstream import Play, answer
 
 from spendfuse.gate.requests import Caller
 from spendfuse.ledger.following import Follower

@@ -5,23 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from gate_harness import (
-    DONE,
-    Client,
-    Play,
-    World,
-    answer,
-    chat,
-    delta,
-    ended,
-    failing,
-    gate_test,
-    spin,
-    stream,
-    used,
-    without_threads,
-    words,
-)
+from gate_harness import Client, World, chat, gate_test, spin, without_threads
+from scripted_upstream import DONE, Play, answer, delta, ended, failing, stream, used, words
 
 from spendfuse.core.reservations import EntryKind
 from spendfuse.upstream.client import FateUnknown, NeverSent

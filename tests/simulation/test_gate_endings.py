@@ -7,22 +7,24 @@ from gate_harness import (
     CALL_ID_HEADER,
     CHAT,
     COST_HEADER,
-    DONE,
     EMBEDDINGS,
     INPUT_NANOS,
-    JSON_HEADERS,
     OUTPUT_NANOS,
-    SSE_HEADERS,
     Client,
+    World,
+    chat,
+    gate_test,
+)
+from scripted_upstream import (
+    DONE,
+    JSON_HEADERS,
+    SSE_HEADERS,
     Play,
     Step,
-    World,
     answer,
-    chat,
     delta,
     ended,
     failing,
-    gate_test,
     stream,
     used,
     words,
@@ -73,6 +75,16 @@ async def test_an_error_that_leaves_the_fate_unknown_is_charged_for_what_could_h
     world.meets(failing(status, before_head=[lambda: world.clock.advance(ms=125)]))
     client = await world.call(body)
     assert client.status == status
+    _assert_unknown(world, output_tokens=125)
+
+
+@gate_test()
+async def test_a_redirect_leads_no_client_past_the_gateway_and_is_of_unknown_fate(world: World) -> None:
+    headers = {**JSON_HEADERS, "Location": "https://provider.test/v1"}
+    world.meets(Play([lambda: world.clock.advance(ms=125), b"{}"], status=307, headers=headers))
+    client = await world.call(WHOLE)
+    assert client.status == 307
+    assert "location" not in client.headers
     _assert_unknown(world, output_tokens=125)
 
 

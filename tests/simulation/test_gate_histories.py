@@ -8,30 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from gate_harness import (
-    DONE,
-    Play,
-    Step,
-    World,
-    answer,
-    chat,
-    config_of,
-    delta,
-    ended,
-    failing,
-    opened,
-    run_frozen,
-    spin,
-    stream,
-    used,
-    without_threads,
-    words,
-)
+from gate_harness import World, chat, config_of, opened, run_frozen, spin, without_threads
+from scripted_upstream import DONE, Play, Step, answer, delta, ended, failing, stream, used, words
 
 from spendfuse.clock import FrozenClock
 from spendfuse.upstream.client import FateUnknown, NeverSent, UpstreamRequest, UpstreamTimeout
 
-SEEDS, DISOBEYING_SEEDS, SQLITE_SEEDS = range(1000,4000), range(100, 130), range(130, 136)
+SEEDS, DISOBEYING_SEEDS, SQLITE_SEEDS = range(100), range(100, 130), range(130, 136)
 STEPS = 60
 INPUT_TOKENS = 8
 GENERATED_PER_S = 1_000

@@ -3,18 +3,8 @@
 import asyncio
 
 import pytest
-from gate_harness import (
-    Play,
-    World,
-    answer,
-    chat,
-    config_of,
-    failing,
-    gate_test,
-    opened,
-    run_frozen,
-    spin,
-)
+from gate_harness import World, chat, config_of, gate_test, opened, run_frozen, spin
+from scripted_upstream import Play, answer, failing
 
 from spendfuse.clock import FrozenClock
 from spendfuse.core.errors import LedgerError, LedgerUnavailable

@@ -5,22 +5,8 @@ import gzip
 import json
 
 import pytest
-from gate_harness import (
-    DONE,
-    SSE_HEADERS,
-    Client,
-    Play,
-    Step,
-    World,
-    chat,
-    delta,
-    ended,
-    event,
-    gate_test,
-    stream,
-    used,
-    words,
-)
+from gate_harness import Client, World, chat, gate_test
+from scripted_upstream import DONE, SSE_HEADERS, Play, Step, delta, ended, event, stream, used, words
 
 from spendfuse.core.reservations import EntryKind
 from spendfuse.gate import relay
@@ -124,8 +110,14 @@ async def test_a_whole_stream_in_one_piece_is_well_formed_and_exact_although_it_
 
 @gate_test(limits=NO_ROOM)
 async def test_the_upstream_is_closed_before_a_client_who_does_not_read_is_waited_for(world: World) -> None:
-    world.meets(stream(*_tokens(CAP), lambda: client.reading.clear(), *_tokens(100), asyncio.Event()))
+    clients: list[Client] = []
+
+    def stop_reading() -> None:
+        clients[0].reading.clear()
+
+    world.meets(stream(*_tokens(CAP), stop_reading, *_tokens(100), asyncio.Event()))
     task, client = world.begin(BODY)
+    clients.append(client)
     while client.reading.is_set() or world.upstream.open:
         await asyncio.sleep(0)
     assert not task.done()

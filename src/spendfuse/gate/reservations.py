@@ -7,8 +7,9 @@ one. Nothing is ever given back without proof.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from spendfuse.clock import Clock
@@ -96,21 +97,11 @@ class Endings:
         """Settle, repeating with the same id while the store is away."""
         if not isinstance(charge, Charge):
             charge = await asyncio.to_thread(charge)
-        wait_s = _RETRY_S_FIRST
-        while True:
-            try:
-                return await self.ledger.settle(reservation_id, charge)
-            except LedgerUnavailable as error:
-                wait_s = await self._pause(wait_s, reservation_id, error)
+        return await self._until_taken(reservation_id, partial(self.ledger.settle, reservation_id, charge))
 
     async def void(self, reservation_id: ReservationId) -> Entry:
         """Void, likewise."""
-        wait_s = _RETRY_S_FIRST
-        while True:
-            try:
-                return await self.ledger.void(reservation_id)
-            except LedgerUnavailable as error:
-                wait_s = await self._pause(wait_s, reservation_id, error)
+        return await self._until_taken(reservation_id, partial(self.ledger.void, reservation_id))
 
     async def _void_admitted(self, reservation_id: ReservationId) -> Entry | None:
         try:
@@ -118,12 +109,17 @@ class Endings:
         except ReservationUnknown:
             return None
 
-    async def _pause(self, wait_s: float, reservation_id: ReservationId, error: LedgerUnavailable) -> float:
-        if self._draining:
-            raise error
-        logger.warning("ending_postponed reservation_id=%s error=%s", reservation_text(reservation_id), error)
-        await asyncio.sleep(wait_s)
-        return min(wait_s * 2, _RETRY_S_MAX)
+    async def _until_taken(self, reservation_id: ReservationId, end: Callable[[], Awaitable[Entry]]) -> Entry:
+        wait_s = _RETRY_S_FIRST
+        while True:
+            try:
+                return await end()
+            except LedgerUnavailable as error:
+                if self._draining:
+                    raise
+                logger.warning("ending_postponed reservation_id=%s error=%s", reservation_text(reservation_id), error)
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, _RETRY_S_MAX)
 
     async def _finish(self, reservation_id: ReservationId, ending: Coroutine[Any, Any, Entry | None]) -> None:
         try:

@@ -34,6 +34,7 @@ class Connection(asyncio.Protocol):
     """Between `send` and the end of the answer it belongs to one call; then it goes home or dies."""
 
     __slots__ = (
+        "_first_byte_timeout_s",
         "_heard_at_s",
         "_home",
         "_is_reading_paused",
@@ -41,7 +42,7 @@ class Connection(asyncio.Protocol):
         "_is_writing_paused",
         "_loop",
         "_parser",
-        "_request",
+        "_read_timeout_s",
         "_response",
         "_timer",
         "_timer_at_s",
@@ -64,10 +65,11 @@ class Connection(asyncio.Protocol):
         self._is_writing_paused = False
         self._unsent = _NOTHING
         """What of the body has not been given to the transport."""
-        self._request: UpstreamRequest | None = None
         self._response: HttpResponse | None = None
         """None while idle, and once the call has let go."""
         self._total_at_s = 0.0
+        self._first_byte_timeout_s = 0.0
+        self._read_timeout_s = 0.0
         self._heard_at_s = 0.0
         """When it was last the upstream's turn: the end of the upload, a read, or reading resumed."""
         self._timer: asyncio.TimerHandle | None = None
@@ -85,9 +87,10 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         assert transport is not None
         assert self._response is None
-        self._request = request
         self._response = response
         self._total_at_s = total_at_s
+        self._first_byte_timeout_s = request.first_byte_timeout_s
+        self._read_timeout_s = request.read_timeout_s
         self._heard_at_s = self._loop.time()
         self._parser.expect(response)
         self._watch(self._heard_at_s)
@@ -130,8 +133,6 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         # So that writing is paused if and only if part of a request is in the transport's buffer.
         self._transport.set_write_buffer_limits(high=1, low=0)
-        if not self._is_usable:
-            self._transport.abort()  # It was given up while connecting.
 
     def data_received(self, data: bytes) -> None:
         response = self._response
@@ -191,8 +192,8 @@ class Connection(asyncio.Protocol):
     def _finish(self, response: HttpResponse) -> None:
         # A connection that still carries the rest of a request is of no more use either.
         if self._parser.can_reuse and not self._is_uploading:
-            self.resume()
             self._response = None
+            self._unsent = _NOTHING  # It still refers to the body.
             self._home.keep(self)
         else:
             self.abort()
@@ -216,9 +217,7 @@ class Connection(asyncio.Protocol):
 
     def _watch(self, now_s: float) -> None:
         """Have `_check_time` called before the call can be out of time, whatever happens until then."""
-        request = self._request
-        assert request is not None
-        at_s = min(self._deadline_s(), now_s + min(request.first_byte_timeout_s, request.read_timeout_s))
+        at_s = min(self._deadline_s(), now_s + min(self._first_byte_timeout_s, self._read_timeout_s))
         if self._timer is not None:
             if self._timer_at_s <= at_s:
                 return
@@ -228,16 +227,15 @@ class Connection(asyncio.Protocol):
 
     def _deadline_s(self) -> float:
         """When the call is out of time if nothing happens any more."""
-        request, response = self._request, self._response
-        assert request is not None
+        response = self._response
         assert response is not None
         if self._is_reading_paused:
             return self._total_at_s
         if response.has_begun:
-            return min(self._total_at_s, self._heard_at_s + request.read_timeout_s)
+            return min(self._total_at_s, self._heard_at_s + self._read_timeout_s)
         if self._is_uploading:
             return self._total_at_s
-        return min(self._total_at_s, self._heard_at_s + request.first_byte_timeout_s)
+        return min(self._total_at_s, self._heard_at_s + self._first_byte_timeout_s)
 
     def _check_time(self) -> None:
         self._timer = None

@@ -59,14 +59,9 @@ class Pool:
             async with asyncio.timeout(timeout_s):
                 await dial(origin, connection, context)
         except TimeoutError as exc:
-            connection.abort()
             raise NeverSent("the request was not sent: no connection to the upstream came about in time") from exc
         except (OSError, ValueError) as exc:
-            connection.abort()
             raise NeverSent(f"the request was not sent: {exc}") from exc
-        except asyncio.CancelledError:
-            connection.abort()
-            raise
         if self._is_closed or not connection.is_usable:
             connection.abort()
             raise NeverSent("the request was not sent: the connection was closed at once")
