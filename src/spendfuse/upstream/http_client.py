@@ -5,7 +5,8 @@ as it is, or the connection broke while part of the request was still in our own
 call's fate unknown. Nothing here writes a request twice: not even on a kept connection that turns out to be closed.
 
 The parts: `http_request` is what goes out, `answer_parser` and `http_response` what comes back, `connection` carries
-both, `dialing` opens connections and `pool` keeps them. It knows neither proxies nor redirects, cookies and compression.
+both, `dialing` opens connections and `pool` keeps them. There are no proxies, redirects,
+cookies or compression.
 """
 
 import asyncio
