@@ -1,7 +1,7 @@
-"""CPU per POST of each upstream client, against the static simulator in a process of its own.
+"""CPU per POST of the upstream client, against the static simulator in a process of its own.
 
 Closed loop: each of `--in-flight` callers posts, reads the answer and posts again. The CPU is this process's own: the
-client, the callers' few lines and the event loop. The clients take turns, so that a noisy moment meets both.
+client, the callers' few lines and the event loop.
 
     python bench/upstream_client.py --in-flight 32 --requests 20000 --runs 3
 """
@@ -12,17 +12,15 @@ import gc
 import itertools
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 
 import uvloop
 
 from bench.gateway_cpu import BODY
 from spendfuse.simulator.process import running_simulator
-from spendfuse.upstream.aiohttp_client import AiohttpClient
 from spendfuse.upstream.client import UpstreamClient, UpstreamRequest
 from spendfuse.upstream.http_client import HttpClient
 
-CLIENTS: dict[str, Callable[[], UpstreamClient]] = {"aiohttp": AiohttpClient, "own": HttpClient}
 WARM_UP_REQUESTS = 1_000
 GC_ALLOCATIONS = 20_000
 """As in the gateway."""
@@ -56,26 +54,23 @@ async def measure(client: UpstreamClient, request: UpstreamRequest, *, in_flight
 
 
 def main() -> None:
-    """Print the median and the spread of every client."""
+    """Print the median and the spread."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--in-flight", type=int, default=32)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--clients", nargs="*", choices=list(CLIENTS), default=list(CLIENTS))
     arguments = parser.parse_args()
     gc.set_threshold(GC_ALLOCATIONS)
-    cpu_us: dict[str, list[float]] = {name: [] for name in arguments.clients}
     with running_simulator(static=True) as simulator:
         request = UpstreamRequest(f"{simulator.base_url}/chat/completions", {"Authorization": "Bearer sk-bench"}, BODY)
-        for _ in range(arguments.runs):
-            for name, runs_us in cpu_us.items():
-                run = measure(CLIENTS[name](), request, in_flight=arguments.in_flight, requests=arguments.requests)
-                runs_us.append(uvloop.run(run))
-    for name, runs_us in cpu_us.items():
-        print(
-            f"{name}  in flight {arguments.in_flight}  CPU us/POST median {statistics.median(runs_us):.1f} "
-            f"({min(runs_us):.1f} to {max(runs_us):.1f})"
-        )
+        runs_us = [
+            uvloop.run(measure(HttpClient(), request, in_flight=arguments.in_flight, requests=arguments.requests))
+            for _ in range(arguments.runs)
+        ]
+    print(
+        f"upstream client  in flight {arguments.in_flight}  CPU us/POST median {statistics.median(runs_us):.1f} "
+        f"({min(runs_us):.1f} to {max(runs_us):.1f})"
+    )
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from upstream_rig import (
     LOOPS,
     Connection,
     Run,
+    a_client,
     answer,
     body_of,
     chunk,
-    client_of,
     run_in,
     serving,
     sockets_to,
@@ -33,7 +33,6 @@ from spendfuse.upstream.http_client import HttpClient
 from spendfuse.upstream.http_response import HttpResponse
 
 LOOP_READ_BYTES_MAX = 262_144
-a_client = client_of("own")
 
 
 @pytest.fixture(params=LOOPS)

@@ -1,19 +1,17 @@
-"""The contract of an upstream client, on both implementations: what is sent, and how answers arrive."""
+"""The contract of an upstream client: what is sent, and how answers arrive."""
 
 import asyncio
 
 import pytest
 from upstream_rig import (
     CHUNKED_HEAD,
-    CLIENTS,
     LOOPS,
-    AClient,
     Connection,
     Run,
+    a_client,
     answer,
     body_of,
     chunk,
-    client_of,
     run_in,
     serving,
 )
@@ -26,12 +24,7 @@ def run(request: pytest.FixtureRequest) -> Run:
     return run_in(request.param)
 
 
-@pytest.fixture(params=CLIENTS)
-def a_client(request: pytest.FixtureRequest) -> AClient:
-    return client_of(request.param)
-
-
-def test_answers_and_requests_arrive_as_they_are(run: Run, a_client: AClient) -> None:
+def test_answers_and_requests_arrive_as_they_are(run: Run) -> None:
     async def script(connection: Connection) -> None:
         head, body = await connection.request()
         assert head.startswith(b"POST /v1/chat/completions HTTP/1.1\r\n")
@@ -48,7 +41,7 @@ def test_answers_and_requests_arrive_as_they_are(run: Run, a_client: AClient) ->
     run(scenario)
 
 
-def test_large_bodies_are_sent_whole_to_a_server_that_falls_behind(run: Run, a_client: AClient) -> None:
+def test_large_bodies_are_sent_whole_to_a_server_that_falls_behind(run: Run) -> None:
     body = bytes(range(256)) * 40_000
 
     async def script(connection: Connection) -> None:
@@ -65,7 +58,7 @@ def test_large_bodies_are_sent_whole_to_a_server_that_falls_behind(run: Run, a_c
     run(scenario)
 
 
-def test_compressed_answers_are_not_decoded(run: Run, a_client: AClient) -> None:
+def test_compressed_answers_are_not_decoded(run: Run) -> None:
     async def script(connection: Connection) -> None:
         await connection.request()
         await connection.send(answer(b"not gzip at all", "Content-Encoding: gzip"))
@@ -77,7 +70,7 @@ def test_compressed_answers_are_not_decoded(run: Run, a_client: AClient) -> None
     run(scenario)
 
 
-def test_redirects_are_not_followed_and_cookies_not_kept(run: Run, a_client: AClient) -> None:
+def test_redirects_are_not_followed_and_cookies_not_kept(run: Run) -> None:
     heads: list[bytes] = []
 
     async def script(connection: Connection) -> None:
@@ -96,7 +89,7 @@ def test_redirects_are_not_followed_and_cookies_not_kept(run: Run, a_client: ACl
     run(scenario)
 
 
-def test_chunks_come_as_they_are_sent(run: Run, a_client: AClient) -> None:
+def test_chunks_come_as_they_are_sent(run: Run) -> None:
     seen = asyncio.Queue[bytes]()
 
     async def script(connection: Connection) -> None:
@@ -116,7 +109,7 @@ def test_chunks_come_as_they_are_sent(run: Run, a_client: AClient) -> None:
     run(scenario)
 
 
-def test_headers_of_an_answer_are_all_kept(run: Run, a_client: AClient) -> None:
+def test_headers_of_an_answer_are_all_kept(run: Run) -> None:
     sent = (
         b"HTTP/1.1 200 OK\r\nX-Limit: a \r\nx-limit: b\r\nX-Empty:\r\nX-Latin: caf\xe9\r\n"
         b"X-Utf: caf\xc3\xa9\r\nContent-Length: 0\r\n\r\n"
@@ -139,7 +132,7 @@ def test_headers_of_an_answer_are_all_kept(run: Run, a_client: AClient) -> None:
     run(scenario)
 
 
-def test_headers_of_a_call_replace_the_defaults(run: Run, a_client: AClient) -> None:
+def test_headers_of_a_call_replace_the_defaults(run: Run) -> None:
     async def script(connection: Connection) -> None:
         head, _ = await connection.request()
         await connection.send(answer(b"\n".join(sorted(head.lower().split(b"\r\n")))))
@@ -158,7 +151,7 @@ def test_headers_of_a_call_replace_the_defaults(run: Run, a_client: AClient) -> 
 
 
 @pytest.mark.parametrize("size", [0, 300_000])
-def test_a_body_without_a_length_ends_with_the_connection(run: Run, a_client: AClient, size: int) -> None:
+def test_a_body_without_a_length_ends_with_the_connection(run: Run, size: int) -> None:
     async def script(connection: Connection) -> None:
         await connection.request()
         await connection.send(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * size)
@@ -172,7 +165,7 @@ def test_a_body_without_a_length_ends_with_the_connection(run: Run, a_client: AC
     run(scenario)
 
 
-def test_interim_answers_are_skipped(run: Run, a_client: AClient) -> None:
+def test_interim_answers_are_skipped(run: Run) -> None:
     async def script(connection: Connection) -> None:
         while True:
             await connection.request()
@@ -191,7 +184,7 @@ def test_interim_answers_are_skipped(run: Run, a_client: AClient) -> None:
     run(scenario)
 
 
-def test_an_answer_above_its_bound_is_not_read(run: Run, a_client: AClient) -> None:
+def test_an_answer_above_its_bound_is_not_read(run: Run) -> None:
     async def script(connection: Connection) -> None:
         while True:
             await connection.request()
@@ -208,7 +201,7 @@ def test_an_answer_above_its_bound_is_not_read(run: Run, a_client: AClient) -> N
     run(scenario)
 
 
-def test_not_reading_holds_the_provider_back(run: Run, a_client: AClient) -> None:
+def test_not_reading_holds_the_provider_back(run: Run) -> None:
     async def scenario() -> None:
         stalled = asyncio.get_running_loop().create_future()
         piece = chunk(b"x" * 100_000)

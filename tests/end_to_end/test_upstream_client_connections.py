@@ -1,4 +1,4 @@
-"""The contract of an upstream client, on both implementations: which connections are kept, and which dropped."""
+"""The contract of an upstream client: which connections are kept, and which dropped."""
 
 import asyncio
 from pathlib import Path
@@ -6,15 +6,13 @@ from pathlib import Path
 import pytest
 from upstream_rig import (
     CHUNKED_HEAD,
-    CLIENTS,
     LOOPS,
-    AClient,
     Connection,
     Run,
+    a_client,
     answer,
     body_of,
     chunk,
-    client_of,
     run_in,
     serving,
     tls_server,
@@ -28,13 +26,8 @@ def run(request: pytest.FixtureRequest) -> Run:
     return run_in(request.param)
 
 
-@pytest.fixture(params=CLIENTS)
-def a_client(request: pytest.FixtureRequest) -> AClient:
-    return client_of(request.param)
-
-
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_thousand_calls_in_a_row_open_one_socket(run: Run, a_client: AClient, chunked: bool) -> None:
+def test_a_thousand_calls_in_a_row_open_one_socket(run: Run, chunked: bool) -> None:
     async def script(connection: Connection) -> None:
         while True:
             await connection.request()
@@ -49,7 +42,7 @@ def test_a_thousand_calls_in_a_row_open_one_socket(run: Run, a_client: AClient, 
     run(scenario)
 
 
-def test_calls_side_by_side_get_their_own_answers(run: Run, a_client: AClient) -> None:
+def test_calls_side_by_side_get_their_own_answers(run: Run) -> None:
     async def script(connection: Connection) -> None:
         while True:
             _, body = await connection.request()
@@ -70,7 +63,7 @@ def test_calls_side_by_side_get_their_own_answers(run: Run, a_client: AClient) -
     run(scenario)
 
 
-def test_tls_connections_are_kept_and_carry_large_bodies(run: Run, a_client: AClient, tmp_path: Path) -> None:
+def test_tls_connections_are_kept_and_carry_large_bodies(run: Run, tmp_path: Path) -> None:
     async def script(connection: Connection) -> None:
         while True:
             _, body = await connection.request()
@@ -89,7 +82,7 @@ def test_tls_connections_are_kept_and_carry_large_bodies(run: Run, a_client: ACl
 @pytest.mark.parametrize(
     "bodyless", [b"HTTP/1.1 204 No Content\r\n\r\n", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"]
 )
-def test_an_answer_without_a_body_keeps_its_connection(run: Run, a_client: AClient, bodyless: bytes) -> None:
+def test_an_answer_without_a_body_keeps_its_connection(run: Run, bodyless: bytes) -> None:
     async def script(connection: Connection) -> None:
         while True:
             await connection.request()
@@ -104,7 +97,7 @@ def test_an_answer_without_a_body_keeps_its_connection(run: Run, a_client: AClie
     run(scenario)
 
 
-def test_trailers_are_not_headers_of_the_next_answer(run: Run, a_client: AClient) -> None:
+def test_trailers_are_not_headers_of_the_next_answer(run: Run) -> None:
     async def script(connection: Connection) -> None:
         while True:
             await connection.request()
@@ -122,7 +115,7 @@ def test_trailers_are_not_headers_of_the_next_answer(run: Run, a_client: AClient
 
 
 @pytest.mark.parametrize("sent", [answer(b"ok", "Connection: close"), answer(b"ok").replace(b"1.1", b"1.0", 1)])
-def test_a_connection_that_its_server_will_close_is_not_reused(run: Run, a_client: AClient, sent: bytes) -> None:
+def test_a_connection_that_its_server_will_close_is_not_reused(run: Run, sent: bytes) -> None:
     async def script(connection: Connection) -> None:
         await connection.request()
         await connection.send(sent)
@@ -137,7 +130,7 @@ def test_a_connection_that_its_server_will_close_is_not_reused(run: Run, a_clien
     run(scenario)
 
 
-def test_a_kept_connection_that_its_server_has_closed_is_left(run: Run, a_client: AClient) -> None:
+def test_a_kept_connection_that_its_server_has_closed_is_left(run: Run) -> None:
     async def scenario() -> None:
         left = asyncio.Event()
 
@@ -158,7 +151,7 @@ def test_a_kept_connection_that_its_server_has_closed_is_left(run: Run, a_client
     run(scenario)
 
 
-def test_a_post_is_not_repeated_when_a_kept_connection_closes(run: Run, a_client: AClient) -> None:
+def test_a_post_is_not_repeated_when_a_kept_connection_closes(run: Run) -> None:
     requests: list[int] = []
 
     async def script(connection: Connection) -> None:
@@ -203,7 +196,7 @@ async def dropped_after_s(client: UpstreamClient, at_once: bytes, later: bytes) 
     return after_s
 
 
-def test_an_answer_in_one_piece_with_the_end_of_another_is_dropped(run: Run, a_client: AClient) -> None:
+def test_an_answer_in_one_piece_with_the_end_of_another_is_dropped(run: Run) -> None:
     async def scenario() -> None:
         began, dropped = asyncio.Event(), asyncio.get_running_loop().create_future()
 
@@ -229,7 +222,7 @@ def test_an_answer_in_one_piece_with_the_end_of_another_is_dropped(run: Run, a_c
 
 
 @pytest.mark.parametrize("unasked", [answer(b"poison"), b"HTTP/1.1 200 OK\r\nContent-", b"\r\n", b"x"])
-def test_a_connection_that_speaks_while_idle_is_dropped(run: Run, a_client: AClient, unasked: bytes) -> None:
+def test_a_connection_that_speaks_while_idle_is_dropped(run: Run, unasked: bytes) -> None:
     async def scenario() -> None:
         async with a_client() as client:
             assert await dropped_after_s(client, b"", unasked) < 0.2
@@ -237,7 +230,7 @@ def test_a_connection_that_speaks_while_idle_is_dropped(run: Run, a_client: ACli
     run(scenario)
 
 
-def test_a_second_answer_in_one_piece_with_the_first_is_dropped(run: Run, a_client: AClient) -> None:
+def test_a_second_answer_in_one_piece_with_the_first_is_dropped(run: Run) -> None:
     async def scenario() -> None:
         async with a_client() as client:
             assert await dropped_after_s(client, answer(b"poison"), b"") < 0.2
@@ -246,7 +239,7 @@ def test_a_second_answer_in_one_piece_with_the_first_is_dropped(run: Run, a_clie
     run(scenario)
 
 
-def test_an_answer_during_the_upload_is_the_answer(run: Run, a_client: AClient) -> None:
+def test_an_answer_during_the_upload_is_the_answer(run: Run) -> None:
     async def scenario() -> None:
         closed = asyncio.get_running_loop().create_future()
 

@@ -1,4 +1,4 @@
-"""The contract of an upstream client, on both implementations: calls that run out of time or are given up."""
+"""The contract of an upstream client: calls that run out of time or are given up."""
 
 import asyncio
 import time
@@ -7,16 +7,14 @@ from pathlib import Path
 import pytest
 from upstream_rig import (
     CHUNKED_HEAD,
-    CLIENTS,
     LOOPS,
-    AClient,
     Connection,
     Run,
     Server,
+    a_client,
     answer,
     body_of,
     chunk,
-    client_of,
     run_in,
     serving,
     sockets_to,
@@ -33,12 +31,7 @@ def run(request: pytest.FixtureRequest) -> Run:
     return run_in(request.param)
 
 
-@pytest.fixture(params=CLIENTS)
-def a_client(request: pytest.FixtureRequest) -> AClient:
-    return client_of(request.param)
-
-
-def test_timeouts_after_the_upload_say_so(run: Run, a_client: AClient) -> None:
+def test_timeouts_after_the_upload_say_so(run: Run) -> None:
     async def silent(connection: Connection) -> None:
         await connection.request()
         await connection.closed_after_s()
@@ -69,7 +62,7 @@ def test_timeouts_after_the_upload_say_so(run: Run, a_client: AClient) -> None:
     run(scenario)
 
 
-def test_a_slow_first_byte_is_not_a_slow_read(run: Run, a_client: AClient) -> None:
+def test_a_slow_first_byte_is_not_a_slow_read(run: Run) -> None:
     async def script(connection: Connection) -> None:
         await connection.request()
         await asyncio.sleep(0.3)
@@ -82,7 +75,7 @@ def test_a_slow_first_byte_is_not_a_slow_read(run: Run, a_client: AClient) -> No
     run(scenario)
 
 
-def test_a_timeout_of_one_call_is_not_that_of_the_next(run: Run, a_client: AClient) -> None:
+def test_a_timeout_of_one_call_is_not_that_of_the_next(run: Run) -> None:
     async def script(connection: Connection) -> None:
         while True:
             _, body = await connection.request()
@@ -105,7 +98,7 @@ def test_a_timeout_of_one_call_is_not_that_of_the_next(run: Run, a_client: AClie
     run(scenario)
 
 
-def test_an_upload_that_never_ends_is_out_of_time_with_the_whole_call(run: Run, a_client: AClient) -> None:
+def test_an_upload_that_never_ends_is_out_of_time_with_the_whole_call(run: Run) -> None:
     async def script(connection: Connection) -> None:
         await connection.reader.readexactly(1_000)
         await asyncio.Event().wait()
@@ -118,7 +111,7 @@ def test_an_upload_that_never_ends_is_out_of_time_with_the_whole_call(run: Run, 
     run(scenario)
 
 
-def test_the_time_to_the_first_byte_begins_behind_the_upload(run: Run, a_client: AClient) -> None:
+def test_the_time_to_the_first_byte_begins_behind_the_upload(run: Run) -> None:
     async def script(connection: Connection) -> None:
         # Longer than the time to the first byte, while the kernel's buffers are full.
         await asyncio.sleep(0.7)
@@ -134,7 +127,7 @@ def test_the_time_to_the_first_byte_begins_behind_the_upload(run: Run, a_client:
     run(scenario)
 
 
-def test_a_call_that_takes_its_time_is_not_a_silent_upstream(run: Run, a_client: AClient) -> None:
+def test_a_call_that_takes_its_time_is_not_a_silent_upstream(run: Run) -> None:
     async def script(connection: Connection) -> None:
         await connection.request()
         await connection.send(answer(b"x" * 5_000_000))
@@ -151,7 +144,7 @@ def test_a_call_that_takes_its_time_is_not_a_silent_upstream(run: Run, a_client:
     run(scenario)
 
 
-def test_cancelling_while_connecting_closes_the_socket_at_once(run: Run, a_client: AClient) -> None:
+def test_cancelling_while_connecting_closes_the_socket_at_once(run: Run) -> None:
     async def scenario() -> None:
         with unanswering() as port:
             others = sockets_to(port)
@@ -167,7 +160,7 @@ def test_cancelling_while_connecting_closes_the_socket_at_once(run: Run, a_clien
     run(scenario)
 
 
-def test_an_address_that_does_not_answer_is_never_sent(run: Run, a_client: AClient) -> None:
+def test_an_address_that_does_not_answer_is_never_sent(run: Run) -> None:
     async def scenario() -> None:
         with unanswering() as port:
             others = sockets_to(port)
@@ -180,7 +173,7 @@ def test_an_address_that_does_not_answer_is_never_sent(run: Run, a_client: AClie
     run(scenario)
 
 
-def test_cancelling_during_the_handshake_closes_the_socket_at_once(run: Run, a_client: AClient) -> None:
+def test_cancelling_during_the_handshake_closes_the_socket_at_once(run: Run) -> None:
     async def scenario() -> None:
         arrived, closed = asyncio.Event(), asyncio.get_running_loop().create_future()
 
@@ -201,7 +194,7 @@ def test_cancelling_during_the_handshake_closes_the_socket_at_once(run: Run, a_c
     run(scenario)
 
 
-def test_cancelling_before_the_head_closes_the_socket_at_once(run: Run, a_client: AClient) -> None:
+def test_cancelling_before_the_head_closes_the_socket_at_once(run: Run) -> None:
     async def scenario() -> None:
         arrived, closed = asyncio.Event(), asyncio.get_running_loop().create_future()
 
@@ -221,7 +214,7 @@ def test_cancelling_before_the_head_closes_the_socket_at_once(run: Run, a_client
     run(scenario)
 
 
-def test_cancelling_during_the_upload_closes_the_socket_at_once(run: Run, a_client: AClient) -> None:
+def test_cancelling_during_the_upload_closes_the_socket_at_once(run: Run) -> None:
     async def scenario() -> None:
         arrived, cancelled = asyncio.Event(), asyncio.Event()
         closed = asyncio.get_running_loop().create_future()
@@ -247,7 +240,7 @@ def test_cancelling_during_the_upload_closes_the_socket_at_once(run: Run, a_clie
 
 
 @pytest.mark.parametrize("how", ["leave", "cancel"])
-def test_ending_in_mid_body_closes_the_socket_at_once(run: Run, a_client: AClient, how: str) -> None:
+def test_ending_in_mid_body_closes_the_socket_at_once(run: Run, how: str) -> None:
     async def scenario() -> None:
         closed = asyncio.get_running_loop().create_future()
         began = asyncio.Event()
@@ -276,7 +269,7 @@ def test_ending_in_mid_body_closes_the_socket_at_once(run: Run, a_client: AClien
     run(scenario)
 
 
-def test_ending_in_mid_body_closes_a_tls_socket_at_once(run: Run, a_client: AClient, tmp_path: Path) -> None:
+def test_ending_in_mid_body_closes_a_tls_socket_at_once(run: Run, tmp_path: Path) -> None:
     async def scenario() -> None:
         closed = asyncio.get_running_loop().create_future()
 

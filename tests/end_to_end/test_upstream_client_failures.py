@@ -1,27 +1,23 @@
-"""The contract of an upstream client, on both implementations: what fails, and whether anything was sent."""
+"""The contract of an upstream client: what fails, and whether anything was sent."""
 
 import asyncio
-import sys
 from pathlib import Path
 
 import pytest
 from upstream_rig import (
     CHUNKED_HEAD,
-    CLIENTS,
     LOOPS,
-    AClient,
     Connection,
     Run,
+    a_client,
     answer,
     body_of,
     chunk,
-    client_of,
     run_in,
     serving,
     tls_server,
 )
 
-from spendfuse.upstream.aiohttp_client import AiohttpClient
 from spendfuse.upstream.client import FateUnknown, NeverSent, UpstreamRequest
 
 
@@ -30,12 +26,7 @@ def run(request: pytest.FixtureRequest) -> Run:
     return run_in(request.param)
 
 
-@pytest.fixture(params=CLIENTS)
-def a_client(request: pytest.FixtureRequest) -> AClient:
-    return client_of(request.param)
-
-
-def test_no_listener_is_never_sent(run: Run, a_client: AClient) -> None:
+def test_no_listener_is_never_sent(run: Run) -> None:
     async def nothing(connection: Connection) -> None:
         raise AssertionError(connection)
 
@@ -49,7 +40,7 @@ def test_no_listener_is_never_sent(run: Run, a_client: AClient) -> None:
     run(scenario)
 
 
-def test_a_handshake_that_stalls_is_never_sent(run: Run, a_client: AClient) -> None:
+def test_a_handshake_that_stalls_is_never_sent(run: Run) -> None:
     async def silent(connection: Connection) -> None:
         await connection.closed_after_s()
 
@@ -62,7 +53,7 @@ def test_a_handshake_that_stalls_is_never_sent(run: Run, a_client: AClient) -> N
     run(scenario)
 
 
-def test_a_url_that_is_none_is_never_sent(run: Run, a_client: AClient) -> None:
+def test_a_url_that_is_none_is_never_sent(run: Run) -> None:
     async def scenario() -> None:
         async with a_client() as client:
             for url in ("ftp://127.0.0.1/", "/v1/chat/completions"):
@@ -72,7 +63,7 @@ def test_a_url_that_is_none_is_never_sent(run: Run, a_client: AClient) -> None:
     run(scenario)
 
 
-def test_a_closed_client_never_sends(run: Run, a_client: AClient) -> None:
+def test_a_closed_client_never_sends(run: Run) -> None:
     async def scenario() -> None:
         async with a_client() as client:
             await client.close()
@@ -82,7 +73,7 @@ def test_a_closed_client_never_sends(run: Run, a_client: AClient) -> None:
     run(scenario)
 
 
-def test_a_connection_lost_during_the_upload_is_never_sent(run: Run, a_client: AClient) -> None:
+def test_a_connection_lost_during_the_upload_is_never_sent(run: Run) -> None:
     async def script(connection: Connection) -> None:
         await connection.reader.readexactly(10_000)
         connection.writer.transport.abort()
@@ -95,7 +86,7 @@ def test_a_connection_lost_during_the_upload_is_never_sent(run: Run, a_client: A
     run(scenario)
 
 
-def test_a_connection_lost_after_the_upload_has_an_unknown_fate(run: Run, a_client: AClient) -> None:
+def test_a_connection_lost_after_the_upload_has_an_unknown_fate(run: Run) -> None:
     async def script(connection: Connection) -> None:
         await connection.request()
 
@@ -103,31 +94,6 @@ def test_a_connection_lost_after_the_upload_has_an_unknown_fate(run: Run, a_clie
         async with serving(script) as server, a_client() as client:
             with pytest.raises(FateUnknown):
                 await body_of(client, server.post())
-            assert server.connections == 1
-
-    run(scenario)
-
-
-@pytest.mark.skipif(sys.version_info >= (3, 12), reason="tasks begin eagerly: the upload starts in the same step")
-def test_a_kept_connection_closed_before_the_upload_is_never_sent(run: Run) -> None:
-    async def script(connection: Connection) -> None:
-        await connection.request()
-        await connection.send(answer(b"first"))
-        await connection.closed_after_s()
-
-    async def scenario() -> None:
-        async with serving(script) as server, client_of("aiohttp")() as client:
-            assert isinstance(client, AiohttpClient)
-            assert await body_of(client, server.post()) == b"first"
-            pools = client.session().connector
-            assert pools is not None
-            (pool,) = pools._conns.values()
-            protocol, _ = pool[0]
-            call = asyncio.create_task(body_of(client, server.post()))
-            # The connection is taken in the call's first step; the upload begins in a later one.
-            asyncio.get_running_loop().call_soon(protocol.close)
-            with pytest.raises(NeverSent):
-                await call
             assert server.connections == 1
 
     run(scenario)
@@ -146,7 +112,7 @@ def test_a_kept_connection_closed_before_the_upload_is_never_sent(run: Run) -> N
         answer(b"longer than it says") + b"!",
     ],
 )
-def test_a_broken_answer_has_an_unknown_fate(run: Run, a_client: AClient, sent: bytes) -> None:
+def test_a_broken_answer_has_an_unknown_fate(run: Run, sent: bytes) -> None:
     async def script(connection: Connection) -> None:
         await connection.request()
         await connection.send(sent)
@@ -159,7 +125,7 @@ def test_a_broken_answer_has_an_unknown_fate(run: Run, a_client: AClient, sent: 
     run(scenario)
 
 
-def test_tls_is_verified(run: Run, a_client: AClient, tmp_path: Path) -> None:
+def test_tls_is_verified(run: Run, tmp_path: Path) -> None:
     async def script(connection: Connection) -> None:
         await connection.request()
         await connection.send(answer(b"ok"))
@@ -179,7 +145,7 @@ def test_tls_is_verified(run: Run, a_client: AClient, tmp_path: Path) -> None:
     run(scenario)
 
 
-def test_a_head_that_never_ends_is_not_read_on(run: Run, a_client: AClient) -> None:
+def test_a_head_that_never_ends_is_not_read_on(run: Run) -> None:
     async def scenario() -> None:
         sent = asyncio.get_running_loop().create_future()
 
@@ -202,7 +168,7 @@ def test_a_head_that_never_ends_is_not_read_on(run: Run, a_client: AClient) -> N
     run(scenario)
 
 
-def test_neither_keys_nor_urls_are_printed(run: Run, a_client: AClient) -> None:
+def test_neither_keys_nor_urls_are_printed(run: Run) -> None:
     request = UpstreamRequest(url="http://127.0.0.1:1/?key=sk-in-url", headers={"Authorization": "sk-header"}, body=b"")
 
     async def scenario() -> None:

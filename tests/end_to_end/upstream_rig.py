@@ -6,15 +6,13 @@ import ssl
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import psutil
 import uvloop
 
-from spendfuse.upstream.aiohttp_client import AiohttpClient
 from spendfuse.upstream.client import UpstreamClient, UpstreamRequest
 from spendfuse.upstream.http_client import HttpClient
 
@@ -27,13 +25,6 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
 }
-CLIENTS: dict[str, type[AiohttpClient | HttpClient]] = {"aiohttp": AiohttpClient, "own": HttpClient}
-
-
-class AClient(Protocol):
-    """Opens a client for the time of its context; it closes it, too."""
-
-    def __call__(self, context: ssl.SSLContext | None = None) -> AbstractAsyncContextManager[UpstreamClient]: ...
 
 
 def run_in(loop: str) -> Run:
@@ -50,18 +41,14 @@ def run_in(loop: str) -> Run:
     return in_new_loop
 
 
-def client_of(implementation: str) -> AClient:
-    """How to open a client of this implementation."""
-
-    @asynccontextmanager
-    async def a_client(context: ssl.SSLContext | None = None) -> AsyncIterator[UpstreamClient]:
-        client = CLIENTS[implementation](ssl_context=context)
-        try:
-            yield client
-        finally:
-            await client.close()
-
-    return a_client
+@asynccontextmanager
+async def a_client(context: ssl.SSLContext | None = None) -> AsyncIterator[UpstreamClient]:
+    """A client for the time of the context."""
+    client = HttpClient(ssl_context=context)
+    try:
+        yield client
+    finally:
+        await client.close()
 
 
 async def body_of(client: UpstreamClient, request: UpstreamRequest) -> bytes:

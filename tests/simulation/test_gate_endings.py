@@ -79,13 +79,14 @@ async def test_an_error_that_leaves_the_fate_unknown_is_charged_for_what_could_h
 
 
 @gate_test()
-async def test_a_redirect_leads_no_client_past_the_gateway_and_is_of_unknown_fate(world: World) -> None:
+async def test_a_redirect_leads_no_client_past_the_gateway_and_costs_nothing(world: World) -> None:
     headers = {**JSON_HEADERS, "Location": "https://provider.test/v1"}
     world.meets(Play([lambda: world.clock.advance(ms=125), b"{}"], status=307, headers=headers))
     client = await world.call(WHOLE)
-    assert client.status == 307
+    assert client.status == 502
     assert "location" not in client.headers
-    _assert_unknown(world, output_tokens=125)
+    assert "base_url" in client.body.decode()
+    assert world.last.is_void
 
 
 @gate_test()
@@ -270,8 +271,8 @@ async def test_a_complete_stream_without_usage_is_charged_for_what_it_showed(wor
 
 @pytest.mark.parametrize(
     ("shown", "streamed_ms", "output_tokens"),
-    [(20, 2_000, 30), (20, 500, 60), (60, 125, CAP), (0, 500, 0)],
-    ids=["slow", "fast", "at most the reservation", "nothing shown"],
+    [(20, 2_000, 30), (20, 500, 60), (60, 125, CAP), (0, 125, 125)],
+    ids=["slow", "fast", "at most the reservation", "nothing shown: what the time allowed"],
 )
 @gate_test()
 async def test_a_broken_stream_is_charged_for_what_it_showed_and_a_tail_at_its_own_rate(

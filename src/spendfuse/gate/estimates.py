@@ -1,7 +1,8 @@
 """From a call to what is asked of the ledger: its quote, and the output caps it can do with.
 
 The first estimate takes the bytes of the text as its tokens, which costs nothing. Tokens are counted only when that
-does not fit, and only where the model's own vocabulary is at hand.
+does not fit, and only where the model's own vocabulary is at hand, or where all limits that count are content with an
+estimate (`estimate: true`).
 """
 
 import asyncio
@@ -44,6 +45,8 @@ class Estimator:
     def __init__(self, limits: Sequence[Limit], overruns: Overruns, *, output_tokens_default: int) -> None:
         self._token_limits = tuple(one for one in limits if one.unit in (Unit.TOKENS, Unit.OUTPUT_TOKENS))
         self._with_minimum = tuple(one for one in limits if one.min_output_tokens is not None)
+        self._enforced = tuple(one for one in limits if one.is_enforced and one.unit.is_consumable)
+        self._takes_estimates = any(one.estimate for one in self._enforced)
         self._overruns = overruns
         self._output_tokens_default = output_tokens_default
         self._learned = LearnedCaps()
@@ -56,7 +59,15 @@ class Estimator:
         if not call.has_output or (route.is_free and not any(one.covers(labels) for one in self._token_limits)):
             return Estimate(call, route, labels, quoted, _NO_OUTPUT, route.can_count, sends_cap=False)
         caps = self._caps(call, route, labels, quoted)
-        return Estimate(call, route, labels, quoted, caps, route.can_count, sends_cap=True)
+        can_count = route.can_count or self._may_estimate(labels)
+        return Estimate(call, route, labels, quoted, caps, can_count, sends_cap=True)
+
+    def _may_estimate(self, labels: Labels) -> bool:
+        """Whether every limit of money or tokens that covers the call takes an estimate for a bound."""
+        if not self._takes_estimates:
+            return False
+        covering = [one for one in self._enforced if one.covers(labels)]
+        return bool(covering) and all(one.estimate for one in covering)
 
     async def counted(self, estimate: Estimate) -> Estimate:
         """The estimate with its tokens counted, in a thread: loading the vocabulary and long texts take a while."""

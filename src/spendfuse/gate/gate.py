@@ -9,7 +9,6 @@ every way out; if the process dies, the keeper does.
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -103,23 +102,34 @@ class Gate:
 
     async def _admit(self, request: Request, call: Call, reservation_id: ReservationId) -> Admission | Deny:
         """Reserve a call's quote on all limits that cover it, at its route or at those that its limits lead to."""
-        model, tried = call.model, set[str]()
+        route = self._routes.get(call.model)
+        tried = {call.model}
         while True:
-            tried.add(model)
-            route = self._routes.get(model)
             if isinstance(route, Deny):
                 return route
             labels = self._attribution.labels_of(request, call, route.labels)
             if isinstance(labels, Deny):
+                self.refusals.count(labels, request.caller.labels)
                 return labels
             admission = await self._admit_at(route, call, labels, caller=request.caller, reservation_id=reservation_id)
             if isinstance(admission, Admission):
                 return admission
-            elsewhere = next((one for one in _models_instead(admission.reasons) if one not in tried), None)
+            elsewhere = self._route_instead(admission.reasons, tried)
             if elsewhere is None:
                 self.refusals.count(admission, labels)
                 return admission
-            model = elsewhere
+            route = elsewhere
+
+    def _route_instead(self, reasons: tuple[Reason, ...], tried: set[str]) -> Route | None:
+        """The first route that refusing limits lead to, that can be used and that was not tried yet."""
+        for reason in reasons:
+            instead = reason.limit.on_exceed
+            if isinstance(instead, RouteTo) and instead.model not in tried:
+                tried.add(instead.model)
+                route = self._routes.get(instead.model)
+                if isinstance(route, Route):
+                    return route
+        return None
 
     async def _admit_at(
         self, route: Route, call: Call, labels: Labels, *, caller: Caller, reservation_id: ReservationId
@@ -151,12 +161,7 @@ class Gate:
             self._config.reservation_deadline_s,
             caller.new_subjects_per_hour,
         )
-        try:
-            return await self._ledger.reserve(demand, wait_s=0.0 if estimate.can_count else self._config.busy_wait_s)
-        except asyncio.CancelledError:
-            # The ledger may have admitted it in the very moment in which the client left.
-            self.endings.abandon(reservation_id)
-            raise
+        return await self._ledger.reserve(demand, wait_s=0.0 if estimate.can_count else self._config.busy_wait_s)
 
     def _attempt(self, request: Request, call: Call, admission: Admission, down: Downstream, call_id: str) -> Attempt:
         headers = [(CALL_ID_HEADER, call_id)]
@@ -190,15 +195,13 @@ class Gate:
             await self._ledger.void(_NO_RESERVATION)
 
     async def drain(self, timeout_s: float) -> None:
-        """Wait for calls that go on without their client, then for the ends of all reservations."""
+        """Wait for calls that go on without their client, cutting those that outlast the time, then for the ends of all
+        reservations.
+        """
         if self._finishing:
             await asyncio.wait(self._finishing, timeout=timeout_s)
+            for late in tuple(self._finishing):
+                late.cancel()
+            await asyncio.gather(*self._finishing, return_exceptions=True)
         await self.endings.drain(timeout_s)
         await self.refusals.flush()
-
-
-def _models_instead(reasons: tuple[Reason, ...]) -> Iterator[str]:
-    """The models that refusing limits lead to, in the order of the refusals."""
-    for reason in reasons:
-        if isinstance(reason.limit.on_exceed, RouteTo):
-            yield reason.limit.on_exceed.model

@@ -45,7 +45,7 @@ RECHECK_TOKENS_MIN = 64
 SUSPECT_BYTES_PER_TOKEN = 4
 """Visible bytes per reserved token from which a stream's tokens are counted: ordinary text has about as many."""
 EXTENSION_TOKENS = 256
-"""How much further an outrun reservation is extended at a time, for each choice."""
+"""How much further, beside a quarter of what was seen, an outrun reservation is extended, for each choice."""
 _DROPPED_HEADERS = frozenset(
     {
         "connection", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "transfer-encoding",
@@ -84,6 +84,8 @@ class Attempt:
             async with self.client.post(request) as response:
                 cut = await self._relay(response)
             # Only now, so that the provider stops before a slow client is waited for.
+            if isinstance(cut, Deny):
+                return cut
             if cut is not None:
                 await self._send_cut(cut)
             return None
@@ -105,9 +107,17 @@ class Attempt:
         self.reservation.settle(charge)
         return f" Its outcome is unknown, so it is charged at up to ${format_usd(charge.cost)}."
 
-    async def _relay(self, response: UpstreamResponse) -> "_Cut | None":
+    async def _relay(self, response: UpstreamResponse) -> "_Cut | Deny | None":
         """Relay an answer; returns what is left to send of a stream that has to be cut."""
         self._first_byte_at_s = self.clock.monotonic_s()
+        if 300 <= response.status < 400:
+            # Nobody has made an answer, and the way to another host is not ours to take with the provider's key.
+            self.reservation.void()
+            return Deny(
+                Code.UPSTREAM_FAILED,
+                f"The provider answered with a redirect ({response.status}): correct the base_url of provider "
+                f'"{self.route.labels["provider"]}" in the config. Nothing was charged.',
+            )
         if response.status >= 400:
             await self._relay_error(response)
         elif self.call.stream and response.headers.get("content-type", "").startswith("text/event-stream"):
@@ -203,14 +213,15 @@ class Attempt:
             self.reservation.settle(self._charge_exact(meter.usage))
             return
         has_hidden = meter.visible.has_hidden or meter.has_unread or self.route.reasons
-        tail_s = 0.0 if meter.is_complete else self.route.cut_tail_s
+        is_complete = meter.is_complete
+        tail_s = 0.0 if is_complete else self.route.cut_tail_s
         now_s, route = self.clock.monotonic_s(), self.route
         sent_s, streamed_s = now_s - self._sent_at_s, now_s - self._first_byte_at_s
         held, texts = self.reservation.held, meter.visible.texts
 
         def charge() -> Charge:
             at_least = route.count_at_least(texts)
-            if has_hidden:
+            if has_hidden or (at_least == 0 and not is_complete):
                 return charge_unknown(
                     held,
                     elapsed_s=sent_s,
@@ -257,7 +268,8 @@ class OutrunWatch:
         seen_tokens = await asyncio.to_thread(self._route.count_at_least, self._visible.texts)
         held = self._reservation.held
         if seen_tokens > held.output_tokens:
-            cap = -(-seen_tokens // held.quote.choices) + EXTENSION_TOKENS
+            # A share of what was seen, so that a long stream is not counted anew every few tokens.
+            cap = -(-seen_tokens * 5 // (4 * held.quote.choices)) + EXTENSION_TOKENS
             if not await self._reservation.extend(cap=cap, deadline_s=self._deadline_s):
                 logger.warning("stream_cut reservation_id=%s reason=outrun", reservation_text(self._reservation.id))
                 return True

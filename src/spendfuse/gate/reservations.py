@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from spendfuse.clock import Clock
-from spendfuse.core.errors import LedgerError, LedgerUnavailable, ReservationUnknown
+from spendfuse.core.errors import LedgerError, LedgerUnavailable
 from spendfuse.core.money import format_usd
 from spendfuse.core.reservations import Charge, Entry, ReservationId, reservation_text
 from spendfuse.gate.endings import Held
@@ -83,11 +83,7 @@ class Endings:
         """Take over a reservation that the ledger has admitted."""
         return OpenReservation(reservation_id, held, self._clock.monotonic_s(), self)
 
-    def abandon(self, reservation_id: ReservationId) -> None:
-        """Void a reservation that may or may not have been admitted: its call was cancelled while it was reserved."""
-        self.run(reservation_id, self._void_admitted(reservation_id))
-
-    def run(self, reservation_id: ReservationId, ending: Coroutine[Any, Any, Entry | None]) -> None:
+    def run(self, reservation_id: ReservationId, ending: Coroutine[Any, Any, Entry]) -> None:
         """Start an ending and keep it."""
         task = asyncio.create_task(self._finish(reservation_id, ending), name=f"end {reservation_id}")
         self._tasks.add(task)
@@ -103,12 +99,6 @@ class Endings:
         """Void, likewise."""
         return await self._until_taken(reservation_id, partial(self.ledger.void, reservation_id))
 
-    async def _void_admitted(self, reservation_id: ReservationId) -> Entry | None:
-        try:
-            return await self.void(reservation_id)
-        except ReservationUnknown:
-            return None
-
     async def _until_taken(self, reservation_id: ReservationId, end: Callable[[], Awaitable[Entry]]) -> Entry:
         wait_s = _RETRY_S_FIRST
         while True:
@@ -121,13 +111,13 @@ class Endings:
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, _RETRY_S_MAX)
 
-    async def _finish(self, reservation_id: ReservationId, ending: Coroutine[Any, Any, Entry | None]) -> None:
+    async def _finish(self, reservation_id: ReservationId, ending: Coroutine[Any, Any, Entry]) -> None:
         try:
             entry = await ending
         except LedgerError as error:
             logger.error("ending_left_to_keeper reservation_id=%s error=%s", reservation_text(reservation_id), error)
             return
-        if entry is not None and entry.overrun_cost > 0:
+        if entry.overrun_cost > 0:
             logger.error(
                 "overrun_recorded reservation_id=%s held_usd=%s charged_usd=%s",
                 reservation_text(reservation_id),

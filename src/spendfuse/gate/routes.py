@@ -56,8 +56,18 @@ class Route:
         return self.labels["target"]
 
     def quote(self, call: Call, *, counted: bool, overrun_percent: int) -> Quoted | Deny:
-        """The upper bound of what the call can cost here; see `Overruns` for the percent."""
-        return self._pricer.quote(call, self.priced, counted=counted, at=self._now(), overrun_percent=overrun_percent)
+        """The upper bound of what the call can cost here; see `Overruns` for the percent.
+
+        Where its tokens can't be counted, `counted` gives an estimate, which bounds nothing.
+        """
+        return self._pricer.quote(
+            call,
+            self.priced,
+            counted=counted,
+            at=self._now(),
+            overrun_percent=overrun_percent,
+            estimated=counted and not self.can_count,
+        )
 
     def cap_wanted(self, call: Call, quoted: Quoted, output_tokens_default: int) -> int:
         """The output cap to ask the ledger for, in tokens for each choice."""

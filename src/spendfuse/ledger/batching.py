@@ -189,7 +189,18 @@ class BatchingLedger:
         pending = Pending(operation, loop.create_future(), loop.time() + self._timeout_s, wait_s)
         queue.append(pending)
         self._work.set()
-        return await pending.future
+        try:
+            return await pending.future
+        except asyncio.CancelledError:
+            # It may have been admitted in the very turn of the event loop in which its caller left.
+            self._void_if_admitted(pending)
+            raise
+
+    def _void_if_admitted(self, pending: Pending) -> None:
+        future, operation = pending.future, pending.operation
+        is_answered = future.done() and not future.cancelled() and future.exception() is None
+        if isinstance(operation, Reserve) and is_answered and isinstance(future.result(), Admitted):
+            self._void_unclaimed(operation.reservation_id)
 
     async def _pump(self) -> None:
         """Run batches until the ledger closes and nothing is left to do."""

@@ -45,22 +45,30 @@ class Unboundable:
 
 
 def input_bound(
-    content: Content, caps: ModelCaps, *, operation: Operation, holds_vocabulary: bool, counted: bool
+    content: Content,
+    caps: ModelCaps,
+    *,
+    operation: Operation,
+    holds_vocabulary: bool,
+    counted: bool,
+    foreign_percent: int | None = None,
 ) -> InputBound | Unboundable:
     """The bound of a call's input, `counted` if so asked and possible.
 
     Counting takes about 30 us for a kilobyte, releases the GIL and loads the vocabulary when it is the first: call it
-    in a thread. It is left out above `COUNTED_BYTES_MAX`, where bytes stay the bound.
+    in a thread. It is left out above `COUNTED_BYTES_MAX`, where bytes stay the bound. With a `foreign_percent` a model
+    whose vocabulary we do not hold is counted by ours, times that; the result is an estimate then, no bound.
     """
     beside_text = _beside_text(content, caps)
     if isinstance(beside_text, Unboundable):
         return beside_text
-    can_count = counted and holds_vocabulary and content.text_bytes <= COUNTED_BYTES_MAX
+    percent = 100 if holds_vocabulary else foreign_percent
+    can_count = counted and percent is not None and content.text_bytes <= COUNTED_BYTES_MAX
     text_tokens = content.text_bytes
     if operation is Operation.CHAT:
         text_tokens += _template_tokens(content, is_foreign=not holds_vocabulary)
-    if can_count:
-        text_tokens = min(text_tokens, _counted_bound(content))
+    if can_count and percent is not None:
+        text_tokens = min(text_tokens, -(-_counted_bound(content) * percent // 100))
     tokens = text_tokens + content.token_ids + beside_text
     # A window is that of one text: an embeddings call may have many.
     if caps.context_window is not None and operation is Operation.CHAT:

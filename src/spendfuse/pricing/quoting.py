@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from spendfuse.core.calls import Call
 from spendfuse.core.money import Nanos
-from spendfuse.core.prices import DatedPrice, Price
+from spendfuse.core.prices import DatedPrice, Price, Rates
 from spendfuse.core.quotes import Quote
 from spendfuse.core.refusals import Code, Deny
 from spendfuse.core.usage import Usage
@@ -21,7 +21,11 @@ from spendfuse.pricing.sheet import REMEMBERED_NAMES_MAX, Sheet
 from spendfuse.pricing.targets import Override, PricedTarget, Unpriced, is_zero, price_in_tier
 
 OUTPUT_TOKENS_DEFAULT = 4_096
+FREE = Price(Rates(input=0, output=0))
 ANY_MODEL = "*"
+FOREIGN_PERCENT = 115
+_FOREIGN_PERCENT = {"anthropic": 135}
+"""Another vendor's tokens for a text in percent of ours: a guess on the safe side, so an estimate and never a bound."""
 
 Overrides = Mapping[str, Mapping[str, Override]]
 """By provider, then by model or `*`."""
@@ -60,11 +64,19 @@ class Pricer:
         return Pricer(sheet, CapsTable.load(sheet), overrides)
 
     def quote(
-        self, call: Call, target: PricedTarget, *, counted: bool, at: datetime, overrun_percent: int = 100
+        self,
+        call: Call,
+        target: PricedTarget,
+        *,
+        counted: bool,
+        at: datetime,
+        overrun_percent: int = 100,
+        estimated: bool = False,
     ) -> Quoted | Deny:
         """The upper bound of what a call can cost, at every price that can apply within an hour of `at`.
 
-        `counted` counts tokens where that is possible: in a thread, see `bounds.input_bound`. `overrun_percent` (at
+        `counted` counts tokens where that is possible: in a thread, see `bounds.input_bound`. `estimated` counts them
+        by another vocabulary where we do not hold the model's own, which bounds nothing. `overrun_percent` (at
         least 100) is what a target's quotes are multiplied by since it charged more than one of them.
         """
         if call.has_output and target.input_only:
@@ -83,6 +95,7 @@ class Pricer:
             operation=call.operation,
             holds_vocabulary=target.can_count,
             counted=counted,
+            foreign_percent=_FOREIGN_PERCENT.get(target.provider, FOREIGN_PERCENT) if estimated else None,
         )
         if isinstance(bound, Unboundable):
             return Deny(Code.INVALID_REQUEST, f'model "{target.model}": {bound.message}', "messages")
@@ -138,6 +151,8 @@ class Pricer:
         listing = self._sheet.listing(provider, model)
         if override.price is not None:
             prices, source, input_only = (DatedPrice(None, override.price),), "config", False
+        elif listing is None and override.allow_zero:
+            prices, source, input_only = (DatedPrice(None, FREE),), "config", False
         elif listing is None:
             return Unpriced(provider, model, "no price of it is known")
         elif listing.unpriced is not None:

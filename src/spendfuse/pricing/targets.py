@@ -18,7 +18,8 @@ ANY_SERVICE_TIER = "auto"
 class Override:
     """What config says of a provider's model, or of all of them under `*`: it beats the sheet.
 
-    A `price` of zero is an explicit allowance. `allow_zero` accepts a zero that the sheet has.
+    A `price` of zero is an explicit allowance. `allow_zero` accepts a zero that the sheet has, and takes a model that
+    the sheet does not know for free.
     """
 
     price: Price | None = None

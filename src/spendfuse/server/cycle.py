@@ -132,7 +132,7 @@ def _head(headers: Iterable[tuple[str, str]], body_bytes: int, *, keep_alive: bo
     text = "\r\n".join(lines)
     if text.count("\n") != len(lines) - 1 or text.count("\r") != len(lines) - 1 or "\0" in text:
         raise ValueError("a header of an answer has a line end or NUL in it")
-    # As aiohttp decoded them: a value keeps its bytes.
+    # As the upstream client decoded them: a value keeps its bytes.
     return f"{text}\r\n\r\n".encode("utf-8", "surrogateescape")
 
 
