@@ -36,8 +36,9 @@ async def post_repeatedly(client: UpstreamClient, request: UpstreamRequest, turn
             assert await response.read(1 << 20)
 
 
-async def measure(client: UpstreamClient, request: UpstreamRequest, *, in_flight: int, requests: int) -> float:
+async def measure(request: UpstreamRequest, *, in_flight: int, requests: int) -> float:
     """CPU microseconds per POST of one run."""
+    client = HttpClient()
 
     async def run(count: int) -> None:
         turns = itertools.repeat(None, count)
@@ -64,7 +65,7 @@ def main() -> None:
     with running_simulator(static=True) as simulator:
         request = UpstreamRequest(f"{simulator.base_url}/chat/completions", {"Authorization": "Bearer sk-bench"}, BODY)
         runs_us = [
-            uvloop.run(measure(HttpClient(), request, in_flight=arguments.in_flight, requests=arguments.requests))
+            uvloop.run(measure(request, in_flight=arguments.in_flight, requests=arguments.requests))
             for _ in range(arguments.runs)
         ]
     print(

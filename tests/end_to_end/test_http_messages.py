@@ -1,5 +1,7 @@
 """What the upstream client of our own writes and reads, without a network."""
 
+import asyncio
+
 import pytest
 from upstream_rig import CHUNKED_HEAD, answer, chunk
 
@@ -25,6 +27,10 @@ class Nowhere:
         pass
 
 
+UNUSED_LOOP = asyncio.new_event_loop()
+UNUSED_LOOP.close()
+
+
 class Reading:
     """A parser and the answer it reads."""
 
@@ -33,7 +39,7 @@ class Reading:
         self.expect()
 
     def expect(self) -> None:
-        self.response = HttpResponse(Nowhere())
+        self.response = HttpResponse(Nowhere(), UNUSED_LOOP)
         self.parser.expect(self.response)
 
     def seen(self) -> tuple[int, list[tuple[str, str]], bytes]:

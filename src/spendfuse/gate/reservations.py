@@ -76,6 +76,8 @@ class Endings:
     def __init__(self, ledger: Ledger, clock: Clock) -> None:
         self.ledger = ledger
         self._clock = clock
+        # Asked for once: `get_running_loop` is a system call before Python 3.12.
+        self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
 
@@ -85,7 +87,7 @@ class Endings:
 
     def run(self, reservation_id: ReservationId, ending: Coroutine[Any, Any, Entry]) -> None:
         """Start an ending and keep it."""
-        task = asyncio.create_task(self._finish(reservation_id, ending), name=f"end {reservation_id}")
+        task = self._loop.create_task(self._finish(reservation_id, ending))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -46,6 +46,8 @@ class App:
         self._others = others
         self._peers = peers
         self._body_bytes_max = body_bytes_max
+        # Asked for once: `get_running_loop` is a system call before Python 3.12.
+        self._loop = asyncio.get_running_loop()
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
@@ -71,7 +73,7 @@ class App:
             elif body is not None:
                 ip = self._peers.ip_of(scope["client"][0], headers) if self._peers else ""
                 request = Request(dialect, caller, denied, ip, headers, body)
-                await _serve_while_there(self._gate, request, down, scope[CALL])
+                await self._serve_while_there(request, down, scope[CALL])
 
     def _deny_head(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> Deny | None:
         if path not in self._dialects:
@@ -107,19 +109,18 @@ class App:
             return models_answer(self._models)
         return model_answer(path.removeprefix("/v1/models/"), self._models)
 
-
-async def _serve_while_there(gate: Gate, request: Request, down: AsgiDownstream, call: HardenedCycle) -> None:
-    """Serve a request, and cancel that at once when its client leaves."""
-    if call.disconnected:
-        return
-    task = asyncio.current_task()
-    assert task is not None
-    call.on_leave = task.cancel
-    try:
-        await gate.serve(request, down)
-    except asyncio.CancelledError:
-        if not call.disconnected:
-            raise
-        task.uncancel()
-    finally:
-        call.on_leave = None
+    async def _serve_while_there(self, request: Request, down: AsgiDownstream, call: HardenedCycle) -> None:
+        """Serve a request, and cancel that at once when its client leaves."""
+        if call.disconnected:
+            return
+        task = asyncio.current_task(self._loop)
+        assert task is not None
+        call.on_leave = task.cancel
+        try:
+            await self._gate.serve(request, down)
+        except asyncio.CancelledError:
+            if not call.disconnected:
+                raise
+            task.uncancel()
+        finally:
+            call.on_leave = None

@@ -20,7 +20,7 @@ from spendfuse.upstream.pool import Pool
 
 
 class HttpClient:
-    """Keeps one pool of connections, in the event loop of its first call.
+    """Keeps one pool of connections, in the event loop in which it is made.
 
     `ssl_context` replaces the system's trust store; certificates and host names are always verified by default.
     """
@@ -49,14 +49,14 @@ class _Exchange:
 
     async def __aenter__(self) -> HttpResponse:
         request = self._request
-        total_at_s = asyncio.get_running_loop().time() + request.total_timeout_s
+        total_at_s = self._pool.loop.time() + request.total_timeout_s
         target = target_of(request.url)
         head = head_of(target, request)
         connection = self._pool.take(target.origin)
         if connection is None:
             timeout_s = min(request.connect_timeout_s, request.total_timeout_s)
             connection = await self._pool.open(target.origin, timeout_s)
-        self._response = response = HttpResponse(connection)
+        self._response = response = HttpResponse(connection, self._pool.loop)
         connection.send(request, head, response=response, total_at_s=total_at_s)
         try:
             await response.head()

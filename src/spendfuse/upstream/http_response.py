@@ -66,9 +66,10 @@ class HttpResponse:
     Its connection calls `begin`, `add`, `end`, `fail` and `wake`; whoever made the call uses the rest.
     """
 
-    __slots__ = ("_failure", "_is_complete", "_pieces", "_source", "_waiter", "headers", "size", "status")
+    __slots__ = ("_failure", "_is_complete", "_loop", "_pieces", "_source", "_waiter", "headers", "size", "status")
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
         self.status = 0
         self.headers: Mapping[str, str] = _NO_HEADERS
         self.size = 0
@@ -171,7 +172,7 @@ class HttpResponse:
         return chunk
 
     async def _woken(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = self._loop.create_future()
         try:
             await self._waiter
         finally:

@@ -23,6 +23,8 @@ class Pool:
     """
 
     def __init__(self, ssl_context: ssl.SSLContext | None) -> None:
+        # Asked for once: `get_running_loop` is a system call before Python 3.12.
+        self.loop = asyncio.get_running_loop()
         self._ssl_context = ssl_context
         self._idle: dict[Origin, deque[Connection]] = {}
         """By origin, the longest idle first."""
@@ -70,7 +72,7 @@ class Pool:
 
     def keep(self, connection: Connection) -> None:
         """See `Home`."""
-        connection.idle_since_s = asyncio.get_running_loop().time()
+        connection.idle_since_s = self.loop.time()
         self._idle.setdefault(connection.origin, deque()).append(connection)
         if self._timer is None:
             self._expire_at(connection.idle_since_s + KEEPALIVE_S)
@@ -102,12 +104,12 @@ class Pool:
         return self._ssl_context
 
     def _expire_at(self, at_s: float) -> None:
-        self._timer = asyncio.get_running_loop().call_at(at_s, self._expire)
+        self._timer = self.loop.call_at(at_s, self._expire)
 
     def _expire(self) -> None:
         """Close what has been idle for too long. One timer serves all: it is set for the one that expires next."""
         self._timer = None
-        expired_before_s = asyncio.get_running_loop().time() - KEEPALIVE_S
+        expired_before_s = self.loop.time() - KEEPALIVE_S
         next_s: list[float] = []
         for origin, idle in list(self._idle.items()):
             while idle and idle[0].idle_since_s <= expired_before_s:
