@@ -20,7 +20,7 @@ from scripted_upstream import Play, Upstream
 from spendfuse.clock import FrozenClock
 from spendfuse.config import Config, parse
 from spendfuse.core.decisions import Admitted, Refused
-from spendfuse.core.errors import LedgerUnavailable
+from spendfuse.core.errors import LedgerError, LedgerUnavailable
 from spendfuse.core.labels import Labels
 from spendfuse.core.quotes import Amounts, Quote
 from spendfuse.core.reservations import Charge, Entry, EntryKind, ReservationId
@@ -193,10 +193,15 @@ class WatchedLedger(BatchingLedger):
         self._check("extend")
         return await super().extend(reservation_id, quote=quote, cap=cap, deadline_s=deadline_s)
 
-    async def settle(self, reservation_id: ReservationId, charge: Charge) -> Entry:
+    def settle(self, reservation_id: ReservationId, charge: Charge) -> asyncio.Future[Entry]:
         self.settled.append(reservation_id)
-        self._check("settle")
-        return await super().settle(reservation_id, charge)
+        try:
+            self._check("settle")
+        except LedgerError as error:
+            refused: asyncio.Future[Entry] = asyncio.get_running_loop().create_future()
+            refused.set_exception(error)
+            return refused
+        return super().settle(reservation_id, charge)
 
     async def void(self, reservation_id: ReservationId) -> Entry:
         self._check("void")

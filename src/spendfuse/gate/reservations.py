@@ -40,12 +40,12 @@ class OpenReservation:
         A charge that takes long to work out (tokens to count) comes as a function, which is called in a thread.
         """
         self._end()
-        self._endings.run(self.id, self._endings.settle(self.id, charge))
+        self._endings.settle(self.id, charge)
 
     def void(self) -> None:
         """End it as never billed, likewise."""
         self._end()
-        self._endings.run(self.id, self._endings.void(self.id))
+        self._endings.void(self.id)
 
     def _end(self) -> None:
         assert not self.is_ended, "a reservation ends once"
@@ -71,67 +71,98 @@ class OpenReservation:
 
 
 class Endings:
-    """Runs the ends of reservations as tasks of their own, keeps them, and waits for them when the process drains."""
+    """Runs the ends of reservations behind their calls, keeps them, and waits for them when the process drains."""
 
     def __init__(self, ledger: Ledger, clock: Clock) -> None:
         self.ledger = ledger
         self._clock = clock
         # Asked for once: `get_running_loop` is a system call before Python 3.12.
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Future[Any]] = set()
         self._draining = False
 
     def opened(self, reservation_id: ReservationId, held: Held) -> OpenReservation:
         """Take over a reservation that the ledger has admitted."""
         return OpenReservation(reservation_id, held, self._clock.monotonic_s(), self)
 
-    def run(self, reservation_id: ReservationId, ending: Coroutine[Any, Any, Entry]) -> None:
-        """Start an ending and keep it."""
-        task = self._loop.create_task(self._finish(reservation_id, ending))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def settle(self, reservation_id: ReservationId, charge: Charge | Callable[[], Charge]) -> Entry:
+    def settle(self, reservation_id: ReservationId, charge: Charge | Callable[[], Charge]) -> None:
         """Settle, repeating with the same id while the store is away."""
         if not isinstance(charge, Charge):
-            charge = await asyncio.to_thread(charge)
+            self._run(reservation_id, self._settle_later(reservation_id, charge))
+            return
+        # The common way has no task of its own: the ledger's future is enough.
+        settling = asyncio.ensure_future(self.ledger.settle(reservation_id, charge), loop=self._loop)
+        self._running.add(settling)
+        settling.add_done_callback(partial(self._settled, reservation_id, charge))
+
+    def void(self, reservation_id: ReservationId) -> None:
+        """Void, likewise."""
+        self._run(reservation_id, self._until_taken(reservation_id, partial(self.ledger.void, reservation_id)))
+
+    def _settled(self, reservation_id: ReservationId, charge: Charge, settling: asyncio.Future[Entry]) -> None:
+        self._running.discard(settling)
+        if settling.cancelled():
+            return
+        error = settling.exception()
+        if error is None:
+            _tell_overrun(settling.result())
+        elif isinstance(error, LedgerUnavailable) and not self._draining:
+            again = partial(self.ledger.settle, reservation_id, charge)
+            self._run(reservation_id, self._until_taken(reservation_id, again, first_wait_s=_RETRY_S_FIRST))
+        else:
+            _tell_left(reservation_id, error)
+
+    async def _settle_later(self, reservation_id: ReservationId, work_out: Callable[[], Charge]) -> Entry:
+        charge = await asyncio.to_thread(work_out)
         return await self._until_taken(reservation_id, partial(self.ledger.settle, reservation_id, charge))
 
-    async def void(self, reservation_id: ReservationId) -> Entry:
-        """Void, likewise."""
-        return await self._until_taken(reservation_id, partial(self.ledger.void, reservation_id))
-
-    async def _until_taken(self, reservation_id: ReservationId, end: Callable[[], Awaitable[Entry]]) -> Entry:
-        wait_s = _RETRY_S_FIRST
+    async def _until_taken(
+        self, reservation_id: ReservationId, end: Callable[[], Awaitable[Entry]], *, first_wait_s: float = 0.0
+    ) -> Entry:
+        wait_s = first_wait_s
         while True:
+            if wait_s:
+                logger.warning("ending_postponed reservation_id=%s", reservation_text(reservation_id))
+                await asyncio.sleep(wait_s)
             try:
                 return await end()
-            except LedgerUnavailable as error:
+            except LedgerUnavailable:
                 if self._draining:
                     raise
-                logger.warning("ending_postponed reservation_id=%s error=%s", reservation_text(reservation_id), error)
-            await asyncio.sleep(wait_s)
-            wait_s = min(wait_s * 2, _RETRY_S_MAX)
+            wait_s = min(max(wait_s * 2, _RETRY_S_FIRST), _RETRY_S_MAX)
+
+    def _run(self, reservation_id: ReservationId, ending: Coroutine[Any, Any, Entry]) -> None:
+        task = self._loop.create_task(self._finish(reservation_id, ending))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     async def _finish(self, reservation_id: ReservationId, ending: Coroutine[Any, Any, Entry]) -> None:
         try:
-            entry = await ending
+            _tell_overrun(await ending)
         except LedgerError as error:
-            logger.error("ending_left_to_keeper reservation_id=%s error=%s", reservation_text(reservation_id), error)
-            return
-        if entry.overrun_cost > 0:
-            logger.error(
-                "overrun_recorded reservation_id=%s held_usd=%s charged_usd=%s",
-                reservation_text(reservation_id),
-                format_usd(entry.held.cost),
-                format_usd(entry.amounts.cost),
-            )
+            _tell_left(reservation_id, error)
 
     async def drain(self, timeout_s: float) -> None:
         """Wait for all endings; those that the store has not taken by then are left to the keeper."""
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=timeout_s)
+        ends_at_s = self._loop.time() + timeout_s
+        while self._running and (left_s := ends_at_s - self._loop.time()) > 0:
+            await asyncio.wait(self._running, timeout=left_s)
         self._draining = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        late = tuple(self._running)
+        for ending in late:
+            ending.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+
+def _tell_overrun(entry: Entry) -> None:
+    if entry.overrun_cost > 0:
+        logger.error(
+            "overrun_recorded reservation_id=%s held_usd=%s charged_usd=%s",
+            reservation_text(entry.reservation_id),
+            format_usd(entry.held.cost),
+            format_usd(entry.amounts.cost),
+        )
+
+
+def _tell_left(reservation_id: ReservationId, error: BaseException) -> None:
+    logger.error("ending_left_to_keeper reservation_id=%s error=%s", reservation_text(reservation_id), error)

@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import cast
 
 from spendfuse.core.decisions import Admitted, Fit, Refused
 from spendfuse.core.errors import LedgerClosed, LedgerError, LedgerUnavailable
@@ -93,13 +94,17 @@ class BatchingLedger:
         """See `Ledger`."""
         return await self._submit(self._freeing, Extend(reservation_id, quote, cap, deadline_s)) is True
 
-    async def settle(self, reservation_id: ReservationId, charge: Charge) -> Entry:
-        """See `Ledger`."""
+    def settle(self, reservation_id: ReservationId, charge: Charge) -> asyncio.Future[Entry]:
+        """See `Ledger`. Not a coroutine, as nobody needs to wait for it."""
         if charge.cost < 0:
             raise ValueError(f"a charge must not be negative, got {charge.cost} nano-dollars")
-        outcome = await self._submit(self._freeing, Settle(reservation_id, charge))
-        assert isinstance(outcome, Entry)
-        return outcome
+        try:
+            pending = self._enqueue(self._freeing, Settle(reservation_id, charge))
+        except LedgerUnavailable as error:
+            refused: asyncio.Future[Entry] = self._loop.create_future()
+            refused.set_exception(error)
+            return refused
+        return cast("asyncio.Future[Entry]", pending.future)
 
     async def void(self, reservation_id: ReservationId) -> Entry:
         """See `Ledger`."""
@@ -180,7 +185,7 @@ class BatchingLedger:
             raise _closed()
         return self._engine
 
-    async def _submit(self, queue: deque[Pending], operation: Operation, wait_s: float = 0.0) -> Outcome:
+    def _enqueue(self, queue: deque[Pending], operation: Operation, wait_s: float = 0.0) -> Pending:
         if self._is_closing:
             raise _closed()
         if len(queue) >= QUEUE_MAX:
@@ -189,6 +194,10 @@ class BatchingLedger:
         pending = Pending(operation, loop.create_future(), loop.time() + self._timeout_s, wait_s)
         queue.append(pending)
         self._work.set()
+        return pending
+
+    async def _submit(self, queue: deque[Pending], operation: Operation, wait_s: float = 0.0) -> Outcome:
+        pending = self._enqueue(queue, operation, wait_s)
         try:
             return await pending.future
         except asyncio.CancelledError:

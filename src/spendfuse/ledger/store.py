@@ -7,7 +7,7 @@ All verbs are idempotent by reservation id: repeating one, also twice within one
 same answer. All time is the store's own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -151,7 +151,7 @@ class Ledger(Protocol):
         """
         ...
 
-    async def settle(self, reservation_id: ReservationId, charge: Charge) -> Entry:
+    def settle(self, reservation_id: ReservationId, charge: Charge) -> Awaitable[Entry]:
         """Close a reservation at its charge (nano-dollars), in one transaction.
 
         Never refuses money already spent: a charge above the reservation is recorded in full, its excess as overrun;
