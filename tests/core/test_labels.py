@@ -7,7 +7,6 @@ from spendfuse.core.labels import (
     LabelInvalid,
     label_name,
     label_value,
-    merge,
     subject_of,
     subject_values,
 )
@@ -61,11 +60,6 @@ def test_a_tag_name_of_the_alphabet_is_valid(text: str) -> None:
 def test_any_other_tag_name_is_invalid(text: str) -> None:
     with pytest.raises(LabelInvalid):
         label_name(text)
-
-
-def test_of_one_label_the_first_source_wins() -> None:
-    key, headers, body = {"organization": "acme"}, {"user": "u1"}, {"organization": "evil", "user": "u2", "team": "x"}
-    assert merge([key, headers, body]) == {"organization": "acme", "user": "u1", "team": "x"}
 
 
 labels = st.dictionaries(st.sampled_from(["user", "organization", "team"]), st.text('ab",', max_size=4))

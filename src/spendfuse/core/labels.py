@@ -2,7 +2,7 @@
 
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 
 Labels = Mapping[str, str]
@@ -48,15 +48,6 @@ def label_name(text: str) -> str:
     if not 1 <= len(text) <= LABEL_NAME_BYTES_MAX or not _NAME_ALPHABET.issuperset(text):
         raise LabelInvalid(f"label name {text[:80]!r} must have 1 to {LABEL_NAME_BYTES_MAX} of a-z A-Z 0-9 _ . -")
     return text
-
-
-def merge(sources: Iterable[Labels]) -> dict[str, str]:
-    """All labels of the sources; of one name the first source wins, so that a key's labels beat a request's."""
-    merged: dict[str, str] = {}
-    for source in sources:
-        for name, value in source.items():
-            merged.setdefault(name, value)
-    return merged
 
 
 @lru_cache(maxsize=65_536)

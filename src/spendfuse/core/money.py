@@ -10,8 +10,6 @@ from typing import NewType
 
 Nanos = NewType("Nanos", int)
 """Nano-dollars, 1e-9 USD."""
-Picos = NewType("Picos", int)
-"""Pico-dollars, 1e-12 USD."""
 
 NANOS_PER_USD = 1_000_000_000
 PICOS_PER_NANO = 1_000

@@ -32,9 +32,6 @@ class Amounts:
                 assert_never(unit)
 
 
-NO_AMOUNTS = Amounts(Nanos(0), 0, 0)
-
-
 @dataclass(frozen=True, slots=True)
 class Quote:
     """An upper bound of everything that can be billed for a call, whatever its output cap turns out to be.

@@ -67,7 +67,7 @@ class Gate:
         self._estimator = Estimator(config.limits, self.overruns, output_tokens_default=config.output_tokens_default)
         self._finishing: set[asyncio.Task[Deny | None]] = set()
         self._attribution = Attribution(config.limits)
-        self.endings = Endings(ledger, clock)
+        self.endings = Endings(ledger)
         self.refusals = RefusalCounts(ledger)
 
     async def serve(self, request: Request, down: Downstream) -> None:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from spendfuse.clock import Clock
 from spendfuse.core.errors import LedgerError, LedgerUnavailable
 from spendfuse.core.money import format_usd
 from spendfuse.core.reservations import Charge, Entry, ReservationId, reservation_text
@@ -29,8 +28,6 @@ class OpenReservation:
 
     id: ReservationId
     held: Held
-    reserved_at_s: float
-    """Monotonic."""
     _endings: "Endings" = field(repr=False)
     is_ended: bool = False
 
@@ -73,9 +70,8 @@ class OpenReservation:
 class Endings:
     """Runs the ends of reservations behind their calls, keeps them, and waits for them when the process drains."""
 
-    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        self._clock = clock
         # Asked for once: `get_running_loop` is a system call before Python 3.12.
         self._loop = asyncio.get_running_loop()
         self._running: set[asyncio.Future[Any]] = set()
@@ -83,7 +79,7 @@ class Endings:
 
     def opened(self, reservation_id: ReservationId, held: Held) -> OpenReservation:
         """Take over a reservation that the ledger has admitted."""
-        return OpenReservation(reservation_id, held, self._clock.monotonic_s(), self)
+        return OpenReservation(reservation_id, held, self)
 
     def settle(self, reservation_id: ReservationId, charge: Charge | Callable[[], Charge]) -> None:
         """Settle, repeating with the same id while the store is away."""
