@@ -281,4 +281,4 @@ class OutrunWatch:
 
 
 def _passed_headers(response: UpstreamResponse) -> tuple[tuple[str, str], ...]:
-    return tuple((name, value) for name, value in response.headers.items() if name.lower() not in _DROPPED_HEADERS)
+    return tuple([(name, value) for name, value in response.headers.items() if name.lower() not in _DROPPED_HEADERS])

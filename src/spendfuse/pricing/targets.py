@@ -52,6 +52,9 @@ class PricedTarget:
 
     def price(self, at: datetime) -> Price:
         """The price at an instant; before the first that is known, the first."""
+        newest = self.prices[-1]
+        if newest.is_settled_at(at):
+            return newest.price
         return price_at(self.prices, at) or self.prices[0].price
 
     def prices_for_call(self, at: datetime) -> tuple[Price, ...]:

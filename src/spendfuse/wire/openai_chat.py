@@ -131,10 +131,11 @@ def _fields_of(call: Call) -> JsonObject:
 
 
 def _cap(body: JsonObject) -> int | None:
-    caps = {name: integer(body, name, least=1) for name in _CAP_FIELDS}
-    if None not in caps.values():
+    cap = integer(body, "max_tokens", least=1)
+    newer = integer(body, "max_completion_tokens", least=1)
+    if cap is not None and newer is not None:
         raise BodyInvalid("`max_tokens` and `max_completion_tokens` are both given: send one of them", "max_tokens")
-    return next((cap for cap in caps.values() if cap is not None), None)
+    return newer if cap is None else cap
 
 
 def _check_tools(body: JsonObject) -> None:

@@ -35,7 +35,8 @@ def metered_usage(value: Json) -> Metered:
         return AtLeast(Usage(0, completion or 0))
     if completion is None and total is None:
         return AtLeast(Usage(prompt, 0))
-    reasoning = _detail(value, "completion_tokens_details", "reasoning_tokens")
+    output_details = _details(value, "completion_tokens_details")
+    reasoning = _count(output_details, "reasoning_tokens") or 0
     output = completion or 0
     if reasoning > output:
         # Reasoning that is larger than the whole was left out of it (xAI).
@@ -44,7 +45,7 @@ def metered_usage(value: Json) -> Metered:
     output = max(output, (total or 0) - prompt)
     if prompt == 0 and output == 0:
         return AtLeast(NOTHING)
-    return Exact(_usage(value, prompt=prompt, output=output, reasoning=reasoning))
+    return Exact(_usage(value, output_details, prompt=prompt, output=output, reasoning=reasoning))
 
 
 def metered_embeddings(value: Json) -> Metered:
@@ -72,12 +73,13 @@ def usage_object(usage: Usage) -> JsonObject:
     }
 
 
-def _usage(value: JsonObject, *, prompt: int, output: int, reasoning: int) -> Usage:
+def _usage(value: JsonObject, output_details: JsonObject, *, prompt: int, output: int, reasoning: int) -> Usage:
     """The usage with its parts. Dear parts are cut to the whole; cheap ones that do not fit beside them are dropped."""
-    audio = min(prompt, _detail(value, "prompt_tokens_details", "audio_tokens"))
-    written = min(prompt - audio, _detail(value, "prompt_tokens_details", "cache_write_tokens"))
+    details = _details(value, "prompt_tokens_details")
+    audio = min(prompt, _count(details, "audio_tokens") or 0)
+    written = min(prompt - audio, _count(details, "cache_write_tokens") or 0)
     cached = (
-        _detail(value, "prompt_tokens_details", "cached_tokens")
+        _count(details, "cached_tokens")
         or _count(value, "prompt_cache_hit_tokens")
         or _count(value, "cached_tokens")
         or 0
@@ -88,7 +90,7 @@ def _usage(value: JsonObject, *, prompt: int, output: int, reasoning: int) -> Us
         cache_read_tokens=cached if cached <= prompt - audio - written else 0,
         cache_write_tokens=written,
         input_audio_tokens=audio,
-        output_audio_tokens=min(output, _detail(value, "completion_tokens_details", "audio_tokens")),
+        output_audio_tokens=min(output, _count(output_details, "audio_tokens") or 0),
         reasoning_tokens=min(output, reasoning),
     )
 
@@ -98,6 +100,6 @@ def _count(value: JsonObject, name: str) -> int | None:
     return count if type(count) is int and 0 <= count <= _COUNT_MAX else None
 
 
-def _detail(value: JsonObject, group: str, name: str) -> int:
+def _details(value: JsonObject, group: str) -> JsonObject:
     details = value.get(group)
-    return (_count(details, name) or 0) if isinstance(details, dict) else 0
+    return details if isinstance(details, dict) else {}
