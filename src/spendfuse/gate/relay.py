@@ -200,10 +200,11 @@ class Attempt:
         self.observe_output(usage.output_tokens // self.reservation.held.quote.choices)
         return Charge(usage, self.route.charge(self.call, usage))
 
-    def _charge_unknown(self, *, output_tokens_min: int = 0) -> Charge:
+    def _charge_unknown(self, *, until_s: float | None = None, output_tokens_min: int = 0) -> Charge:
+        until_s = self.clock.monotonic_s() if until_s is None else until_s
         return charge_unknown(
             self.reservation.held,
-            elapsed_s=self.clock.monotonic_s() - self._sent_at_s,
+            elapsed_s=until_s - self._sent_at_s,
             output_tokens_per_s_max=self.route.output_tokens_per_s_max,
             output_tokens_min=output_tokens_min,
         )
@@ -215,22 +216,16 @@ class Attempt:
         has_hidden = meter.visible.has_hidden or meter.has_unread or self.route.reasons
         is_complete = meter.is_complete
         tail_s = 0.0 if is_complete else self.route.cut_tail_s
-        now_s, route = self.clock.monotonic_s(), self.route
-        sent_s, streamed_s = now_s - self._sent_at_s, now_s - self._first_byte_at_s
-        held, texts = self.reservation.held, meter.visible.texts
+        # Taken now: the tokens are counted later, in a thread.
+        now_s, texts, route = self.clock.monotonic_s(), meter.visible.texts, self.route
 
         def charge() -> Charge:
             at_least = route.count_at_least(texts)
             if has_hidden or (at_least == 0 and not is_complete):
-                return charge_unknown(
-                    held,
-                    elapsed_s=sent_s,
-                    output_tokens_per_s_max=route.output_tokens_per_s_max,
-                    output_tokens_min=at_least,
-                )
+                return self._charge_unknown(until_s=now_s, output_tokens_min=at_least)
             seen = Seen(at_least, route.count_at_most(texts))
-            tail = tail_tokens(seen_tokens=seen.at_most, streamed_s=streamed_s, tail_s=tail_s)
-            return charge_seen(held, seen, tail_tokens=tail)
+            tail = tail_tokens(seen_tokens=seen.at_most, streamed_s=now_s - self._first_byte_at_s, tail_s=tail_s)
+            return charge_seen(self.reservation.held, seen, tail_tokens=tail)
 
         self.reservation.settle(charge)
 

@@ -1,12 +1,11 @@
 """Balances and rates as `limits list` shows them."""
 
 from spendfuse.core.limits import Limit
-from spendfuse.core.windows import Window
 from spendfuse.ledger.store import BalanceLine
 
 
 def balance_line(
-    limit: Limit, subject: str, override: int | None, *, settled: int, reserved: int, window: Window
+    limit: Limit, subject: str, override: int | None, *, settled: int, reserved: int, resets_at_ms: int | None
 ) -> BalanceLine:
     """One balance in its current window."""
     return BalanceLine(
@@ -20,7 +19,7 @@ def balance_line(
         is_enforced=limit.is_enforced,
         settled=settled,
         reserved=reserved,
-        resets_at_ms=window.ends_at_ms,
+        resets_at_ms=resets_at_ms,
     )
 
 
@@ -31,16 +30,4 @@ def rate_line(limit: Limit, subject: str, override: int | None, tat_ns: int, now
     if amount > 0:
         refill = limit.refill_of(amount)
         in_use = refill.burst - refill.available(tat_ns, now_ns)
-    return BalanceLine(
-        limit_name=limit.name,
-        unit=limit.unit.value,
-        period=str(limit.period),
-        each=limit.each,
-        subject=subject,
-        amount=amount,
-        is_overridden=override is not None,
-        is_enforced=limit.is_enforced,
-        settled=in_use,
-        reserved=0,
-        resets_at_ms=None,
-    )
+    return balance_line(limit, subject, override, settled=in_use, reserved=0, resets_at_ms=None)

@@ -385,7 +385,9 @@ class MemoryEngine:
         for subject in sorted(fold.keys() | always):
             settled, reserved = fold.get(subject, (0, 0))
             override = self._store.overrides.get((limit.identity, subject))
-            yield balance_line(limit, subject, override, settled=settled, reserved=reserved, window=window)
+            yield balance_line(
+                limit, subject, override, settled=settled, reserved=reserved, resets_at_ms=window.ends_at_ms
+            )
 
 
 def _unknown(reservation_id: ReservationId) -> LedgerError:

@@ -137,7 +137,9 @@ class SqliteReader:
         for subject in sorted(balances.keys() | _always_shown(limit.each)):
             settled, reserved = balances.get(subject, (0, 0))
             override = amounts.get((limit_id, subject))
-            yield balance_line(limit, subject, override, settled=settled, reserved=reserved, window=window)
+            yield balance_line(
+                limit, subject, override, settled=settled, reserved=reserved, resets_at_ms=window.ends_at_ms
+            )
 
     def _spend(self, label: str, parts: list[tuple[str, int, int]]) -> list[SpendRow]:
         label_sets: dict[int, dict[str, str]] = {
