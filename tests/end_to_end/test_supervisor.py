@@ -30,6 +30,9 @@ def is_refused(port: int) -> bool:
         RawClient(port).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:
+        # It met the listener in the act of closing: not yet a refusal, so the next try has to be one.
+        return False
     return False
 
 
