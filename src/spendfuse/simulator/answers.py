@@ -27,6 +27,11 @@ class CalledTool:
     def tokens(self) -> int:
         return self.name_tokens + len(self.arguments)
 
+    def text(self, start: int, stop: int) -> str:
+        """What the tokens `start` to `stop` of the call add to its arguments."""
+        skipped = self.name_tokens
+        return "".join(self.arguments[max(start - skipped, 0) : max(stop - skipped, 0)])
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -43,29 +48,26 @@ class Answer:
 
     def text(self, start: int, stop: int) -> str:
         """What the visible tokens `start` to `stop` add to the content, or to the tool's arguments."""
-        if self.tool is None:
-            return WORD * (stop - start)
-        skipped = self.tool.name_tokens
-        return "".join(self.tool.arguments[max(start - skipped, 0) : max(stop - skipped, 0)])
+        return WORD * (stop - start) if self.tool is None else self.tool.text(start, stop)
 
 
 def plan_answer(request: ChatRequest, model: Model, behaviour: Behaviour, *, call_number: int) -> Answer:
     wanted = behaviour.output_tokens_of(call_number)
     tool_name = request.tool_name if behaviour.tool_call else None
-    tool = None if tool_name is None else _called_tool(tool_name, wanted)
+    tool = None if tool_name is None else called_tool(tool_name, wanted)
     visible = wanted if tool is None else tool.tokens
     uncut = behaviour.reasoning_tokens + visible
-    tokens = _cut(uncut, request.cap or model.output_tokens_max, behaviour)
+    tokens = cut_to_cap(uncut, request.cap or model.output_tokens_max, behaviour)
     reasoning = min(behaviour.reasoning_tokens, tokens)
     ending = "stop" if tool is None else "tool_calls"
     return Answer(reasoning, tokens - reasoning, "length" if tokens < uncut else ending, tool)
 
 
-def _cut(tokens: int, cap: int, behaviour: Behaviour) -> int:
+def cut_to_cap(tokens: int, cap: int, behaviour: Behaviour) -> int:
     return tokens if behaviour.ignore_cap else min(tokens, math.ceil(cap * behaviour.cap_factor))
 
 
-def _called_tool(name: str, wanted: int) -> CalledTool:
+def called_tool(name: str, wanted: int) -> CalledTool:
     """A call whose name and arguments have `wanted` tokens, or the few more that the emptiest JSON needs."""
     name_tokens = count_text(name)
     frame_tokens = count_text(_arguments(1)) - 1

@@ -58,14 +58,15 @@ class Behaviour:
     output_tokens: Count | LogNormal = 100
     """How long answers would be, per choice, if no cap cut them; without reasoning."""
     reasoning_tokens: Count = 0
-    """Billed and generated before the visible output of each choice; the cap covers them too."""
+    """Billed and generated before the visible output of each choice; the cap covers them too. On messages they are
+    the thinking of a call that asks for it (32 tokens if this is 0), and shown."""
     chunk_tokens: Positive = 10
     chunk_interval_s: Seconds = 0.0
     """Every so often `chunk_tokens` are generated per choice, whether or not anyone reads them; 0 is at once."""
     tool_call: bool = False
     """Call the first of the tools that a request offers instead of answering with text."""
     cached_fraction: Fraction = 0.0
-    """Part of the input that is billed as read from the cache."""
+    """Part of the input that is billed as read from the cache; on messages `cache_control` alone decides."""
 
     errors: Errors | None = None
     retry_after: Count | None = None
@@ -74,9 +75,11 @@ class Behaviour:
     """Take the call and never answer."""
     disconnect_after_tokens: Count | None = None
     """Drop the connection after so many visible tokens of each choice."""
+    stream_error_after_tokens: Count | None = None
+    """End a stream with an error event after so many visible tokens of each choice, and bill what was generated."""
     omit_usage: bool = False
     omit_stream_usage: bool = False
-    """Ignore `stream_options`."""
+    """Ignore `stream_options`; on messages, leave usage out of every event."""
     ignore_cap: bool = False
     """Generate all that the answer would have, whatever the cap."""
     cap_factor: Factor = 1.0

@@ -34,7 +34,10 @@ class CallRecord:
     cap: int | None = None
     choices: int = 1
     input_tokens: int = 0
+    """All of it: the tokens read from the cache and written to it too."""
     cached_tokens: int = 0
+    cache_write_5m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
     output_tokens: int = 0
     cost_nanos: int = 0
     headers: tuple[str, ...] = ()
@@ -52,6 +55,8 @@ class OpenCall:
     headers: tuple[str, ...]
     input_tokens: int
     cached_tokens: int
+    cache_write_5m_tokens: int = 0
+    cache_write_1h_tokens: int = 0
     choices: int = 1
     cap: int | None = None
     stream: bool = False
@@ -67,7 +72,13 @@ class OpenCall:
     def record(
         self, outcome: Outcome, now: Now, *, status: int, output_tokens: int, input_billed: bool = True
     ) -> CallRecord:
-        input_tokens, cached_tokens = (self.input_tokens, self.cached_tokens) if input_billed else (0, 0)
+        billed = {
+            "input_tokens": self.input_tokens if input_billed else 0,
+            "cached_tokens": self.cached_tokens if input_billed else 0,
+            "cache_write_5m_tokens": self.cache_write_5m_tokens if input_billed else 0,
+            "cache_write_1h_tokens": self.cache_write_1h_tokens if input_billed else 0,
+            "output_tokens": output_tokens,
+        }
         return CallRecord(
             id=self.id,
             endpoint=self.endpoint,
@@ -81,12 +92,8 @@ class OpenCall:
             stream_options=self.stream_options,
             cap=self.cap,
             choices=self.choices,
-            input_tokens=input_tokens,
-            cached_tokens=cached_tokens,
-            output_tokens=output_tokens,
-            cost_nanos=self.model.cost_nanos(
-                input_tokens=input_tokens, cached_tokens=cached_tokens, output_tokens=output_tokens
-            ),
+            cost_nanos=self.model.cost_nanos(**billed),
+            **billed,
             headers=self.headers,
         )
 
@@ -99,6 +106,8 @@ class BillReport:
     nanos: int
     input_tokens: int
     cached_tokens: int
+    cache_write_5m_tokens: int
+    cache_write_1h_tokens: int
     output_tokens: int
     calls: dict[Outcome, int]
     records: tuple[CallRecord, ...] = ()
@@ -125,6 +134,10 @@ class Bill:
     def disconnect(self, call: OpenCall, now: Now, *, output_tokens: int) -> None:
         """The provider dropped the connection and bills what it had generated."""
         self._close(call, call.record("disconnected", now, status=200, output_tokens=output_tokens))
+
+    def break_off(self, call: OpenCall, now: Now, *, output_tokens: int) -> None:
+        """The provider met an error amid a stream and bills what it had generated."""
+        self._close(call, call.record("errored", now, status=200, output_tokens=output_tokens))
 
     def cancel(self, call: OpenCall, now: Now, *, output_tokens: int) -> None:
         """The client left."""
@@ -173,6 +186,8 @@ class Bill:
             nanos=nanos,
             input_tokens=sums["input_tokens"],
             cached_tokens=sums["cached_tokens"],
+            cache_write_5m_tokens=sums["cache_write_5m_tokens"],
+            cache_write_1h_tokens=sums["cache_write_1h_tokens"],
             output_tokens=sums["output_tokens"],
             calls=calls,
             records=tuple((*self._closed, *running)[-RECORDS_MAX:]) if with_records else (),
@@ -194,5 +209,7 @@ class Bill:
 def _add_to(sums: Counter[str], record: CallRecord) -> None:
     sums["input_tokens"] += record.input_tokens
     sums["cached_tokens"] += record.cached_tokens
+    sums["cache_write_5m_tokens"] += record.cache_write_5m_tokens
+    sums["cache_write_1h_tokens"] += record.cache_write_1h_tokens
     sums["output_tokens"] += record.output_tokens
     sums["cost_nanos"] += record.cost_nanos

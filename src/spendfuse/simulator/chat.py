@@ -4,19 +4,14 @@ import secrets
 from dataclasses import dataclass
 
 from spendfuse.simulator.answers import Answer, plan_answer
-from spendfuse.simulator.asgi import Receive, Send, json_headers, send_body, send_start
+from spendfuse.simulator.asgi import EVENT_STREAM, Receive, Send, json_headers, send_body, send_start
 from spendfuse.simulator.bill import OpenCall
 from spendfuse.simulator.counting import InputCount, count_chat
 from spendfuse.simulator.models import Model
 from spendfuse.simulator.pace import sleep_until
-from spendfuse.simulator.rendering import DONE, ChatStream, chat_completion, chat_usage
+from spendfuse.simulator.rendering import DONE, ERROR, ChatStream, chat_completion, chat_usage
 from spendfuse.simulator.requests import ChatRequest, check_chat, check_window, model_for, parse
-from spendfuse.simulator.serving import Arrival, first_token, run_call
-
-# What is due is sent in pieces of this size, so that a reader who stalls stalls us too.
-TOKENS_PER_SEND = 1_000
-
-EVENT_STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+from spendfuse.simulator.serving import Arrival, fault_at, first_token, run_call, send_generated
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +72,12 @@ async def _complete(call: ChatCall, arrival: Arrival, send: Send) -> None:
         choices=call.open.choices,
         usage=None if arrival.behaviour.omit_usage else call.usage,
     )
-    drop_at = _drop_at(call, arrival)
+    drop_at = _fault_at(call, arrival.behaviour.disconnect_after_tokens)
     if drop_at is not None:
-        await sleep_until(call.open.pace.due_at_s(max(call.answer.reasoning_tokens + drop_at - 1, 0)), arrival.clock)
+        await sleep_until(call.open.pace.due_at_s(max(drop_at - 1, 0)), arrival.clock)
         await send_start(send, 200, json_headers(len(body)))
         await send_body(send, body[: len(body) // 2], more=True)
-        _drop(call, arrival, drop_at)
+        arrival.bill.disconnect(call.open, arrival.now(), output_tokens=call.open.choices * drop_at)
         return
     await sleep_until(call.open.pace.ends_at_s, arrival.clock)
     # Closed before the last byte leaves: whoever has the answer finds it on the bill.
@@ -104,36 +99,31 @@ async def _stream(call: ChatCall, arrival: Arrival, send: Send) -> None:
     await first_token(call.open, arrival)
     await send_start(send, 200, EVENT_STREAM)
     await send_body(send, stream.heads(), more=True)
-    drop_at = _drop_at(call, arrival)
-    if drop_at is not None:
+    error_at = _fault_at(call, arrival.behaviour.stream_error_after_tokens)
+    drop_at = _fault_at(call, arrival.behaviour.disconnect_after_tokens)
+    if error_at is not None:
+        await _send_deltas(call, arrival, stream, send, stop=error_at)
+        arrival.bill.break_off(call.open, arrival.now(), output_tokens=call.open.choices * error_at)
+        await send_body(send, ERROR)
+    elif drop_at is not None:
         await _send_deltas(call, arrival, stream, send, stop=drop_at)
-        _drop(call, arrival, drop_at)
-        return
-    await _send_deltas(call, arrival, stream, send, stop=call.answer.visible_tokens)
-    arrival.bill.complete(call.open, arrival.now())
-    await send_body(send, stream.ends() + (stream.usage(call.usage) if with_usage else b"") + DONE)
+        # The server closes a connection whose answer was left incomplete.
+        arrival.bill.disconnect(call.open, arrival.now(), output_tokens=call.open.choices * drop_at)
+    else:
+        await _send_deltas(call, arrival, stream, send, stop=call.answer.tokens)
+        arrival.bill.complete(call.open, arrival.now())
+        await send_body(send, stream.ends() + (stream.usage(call.usage) if with_usage else b"") + DONE)
 
 
 async def _send_deltas(call: ChatCall, arrival: Arrival, stream: ChatStream, send: Send, *, stop: int) -> None:
-    """Send visible tokens up to `stop` as they come into being; what a slow reader missed comes in larger pieces."""
-    pace, reasoning = call.open.pace, call.answer.reasoning_tokens
-    sent = 0
-    while sent < stop:
-        await sleep_until(pace.due_at_s(reasoning + sent), arrival.clock)
-        there = pace.generated(arrival.clock.monotonic_s()) - reasoning
-        upto = min(there, stop, sent + TOKENS_PER_SEND)
-        if upto > sent:
-            await send_body(send, stream.deltas(sent, upto, pace.chunk_tokens), more=True)
-            sent = upto
+    """Send the answer up to `stop` tokens, of which those of the reasoning are not seen."""
+    hidden = call.answer.reasoning_tokens
+
+    def render(start: int, upto: int, chunk_tokens: int) -> bytes:
+        return stream.deltas(start - hidden, upto - hidden, chunk_tokens)
+
+    await send_generated(call.open, arrival, send, render, start=hidden, stop=stop)
 
 
-def _drop_at(call: ChatCall, arrival: Arrival) -> int | None:
-    """After how many visible tokens the behaviour drops the connection, if this answer gets that far."""
-    drop_at = arrival.behaviour.disconnect_after_tokens
-    return drop_at if drop_at is not None and drop_at <= call.answer.visible_tokens else None
-
-
-def _drop(call: ChatCall, arrival: Arrival, visible_tokens: int) -> None:
-    """Bill what was generated; the server closes a connection whose answer was left incomplete."""
-    tokens = call.open.choices * (call.answer.reasoning_tokens + visible_tokens)
-    arrival.bill.disconnect(call.open, arrival.now(), output_tokens=tokens)
+def _fault_at(call: ChatCall, after_visible_tokens: int | None) -> int | None:
+    return fault_at(after_visible_tokens, hidden_tokens=call.answer.reasoning_tokens, tokens=call.answer.tokens)

@@ -148,7 +148,7 @@ def _image_tokens(image: ImageUrl, rule: ImageRule, rates: Behaviour) -> int:
 
 
 def _audio_tokens(audio: InputAudio, rates: Behaviour) -> int:
-    data = _base64_bytes(audio.data)
+    data = base64_bytes(audio.data)
     milliseconds = _wav_ms(data) if audio.format == "wav" else -(-len(data) * 1_000 // MP3_BYTES_PER_S)
     return -(-milliseconds * rates.audio_tokens_per_s // 1_000)
 
@@ -167,16 +167,21 @@ def _wav_ms(data: bytes) -> int:
 def _file_tokens(part: FilePart, rates: Behaviour) -> int:
     if part.file.file_data is None:
         return rates.file_tokens
-    pages = len(_PDF_PAGE.findall(_data_uri_bytes(part.file.file_data)))
-    return max(pages, 1) * rates.file_page_tokens
+    return pdf_pages(_data_uri_bytes(part.file.file_data)) * rates.file_page_tokens
+
+
+def pdf_pages(data: bytes) -> int:
+    """The pages of a PDF, at least one."""
+    return max(len(_PDF_PAGE.findall(data)), 1)
 
 
 def _data_uri_bytes(uri: str) -> bytes:
     head, _, data = uri.partition(",")
-    return _base64_bytes(data) if head.endswith(";base64") else unquote_to_bytes(data)
+    return base64_bytes(data) if head.endswith(";base64") else unquote_to_bytes(data)
 
 
-def _base64_bytes(text: str) -> bytes:
+def base64_bytes(text: str) -> bytes:
+    """The bytes that the text stands for; raises a 400 if it is not base64."""
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error:

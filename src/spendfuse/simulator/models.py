@@ -6,7 +6,7 @@ from typing import Literal
 
 from spendfuse.simulator.images import ImageRule, Patches, Tiles
 
-Endpoint = Literal["chat.completions", "embeddings"]
+Endpoint = Literal["chat.completions", "embeddings", "messages"]
 
 PICOS_PER_NANO = 1_000
 
@@ -19,6 +19,8 @@ class Model:
     endpoint: Endpoint = "chat.completions"
     input_picos_per_token: int = 0
     cached_picos_per_token: int = 0
+    cache_write_5m_picos_per_token: int = 0
+    cache_write_1h_picos_per_token: int = 0
     output_picos_per_token: int = 0
     window_tokens: int
     output_tokens_max: int
@@ -26,11 +28,22 @@ class Model:
     reasoning: bool = False
     """Takes its cap only as `max_completion_tokens`."""
 
-    def cost_nanos(self, *, input_tokens: int, cached_tokens: int, output_tokens: int) -> int:
-        """The price of one call, rounded up once. Cached tokens are part of the input."""
+    def cost_nanos(
+        self,
+        *,
+        input_tokens: int,
+        cached_tokens: int,
+        output_tokens: int,
+        cache_write_5m_tokens: int = 0,
+        cache_write_1h_tokens: int = 0,
+    ) -> int:
+        """The price of one call, rounded up once. Tokens read from the cache or written to it are part of the input."""
+        plain_tokens = input_tokens - cached_tokens - cache_write_5m_tokens - cache_write_1h_tokens
         picos = (
-            (input_tokens - cached_tokens) * self.input_picos_per_token
+            plain_tokens * self.input_picos_per_token
             + cached_tokens * self.cached_picos_per_token
+            + cache_write_5m_tokens * self.cache_write_5m_picos_per_token
+            + cache_write_1h_tokens * self.cache_write_1h_picos_per_token
             + output_tokens * self.output_picos_per_token
         )
         return -(-picos // PICOS_PER_NANO)

@@ -36,6 +36,11 @@ class RunningSimulator:
     """With `/v1`, as OpenAI's clients want it."""
     pid: int
 
+    @property
+    def anthropic_base_url(self) -> str:
+        """Without `/v1`, as Anthropic's clients want it."""
+        return self.base_url.removesuffix("/v1")
+
     def bill(self, *, with_records: bool = False, wait_idle_s: float = 0.0) -> BillReport:
         """The bill; with `wait_idle_s` as soon as no call runs any more, or after that time as it then is."""
         path = f"/simulator/bill?calls={int(with_records)}&wait_idle_s={wait_idle_s}"

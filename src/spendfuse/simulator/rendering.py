@@ -13,6 +13,10 @@ from spendfuse.simulator.models import MODELS
 
 FINGERPRINT = "fp_simulator"
 DONE = b"data: [DONE]\n\n"
+ERROR = (
+    b'data: {"error":{"message":"The server had an error while processing your request.",'
+    b'"type":"server_error","param":null,"code":null}}\n\n'
+)
 
 
 def chat_usage(count: InputCount, answer: Answer, *, cached_tokens: int, choices: int) -> dict[str, object]:

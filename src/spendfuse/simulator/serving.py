@@ -11,14 +11,17 @@ from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
 from spendfuse.clock import Clock
-from spendfuse.simulator.asgi import HttpRequest, Receive, run_while_connected
+from spendfuse.simulator.asgi import HttpRequest, Receive, Send, run_while_connected, send_body
 from spendfuse.simulator.behaviour import Behaviour
 from spendfuse.simulator.bill import Bill, OpenCall
 from spendfuse.simulator.errors import injected_error
+from spendfuse.simulator.messages_cache import PromptCache
 from spendfuse.simulator.pace import Now, Pace, now_of, sleep_until
 
 # Counting a larger body takes long enough to hold up other streams: it goes to a thread.
 COUNTED_INLINE_BYTES = 100_000
+# What is due is sent in pieces of this size, so that a reader who stalls stalls us too.
+TOKENS_PER_SEND = 1_000
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -26,7 +29,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A request as it came in, with the behaviour and the bill of that moment. Numbers count from 1."""
+    """A request as it came in, with the behaviour, bill and cache of that moment. Numbers count from 1."""
 
     http: HttpRequest
     behaviour: Behaviour
@@ -34,6 +37,8 @@ class Arrival:
     number: int
     clock: Clock
     received: Now
+    cache: PromptCache
+    request_id: str
 
     def pace(self, tokens: int) -> Pace:
         """The timeline of `tokens`, begun at the arrival."""
@@ -74,3 +79,33 @@ async def first_token(call: OpenCall, arrival: Arrival) -> None:
     if status is not None:
         arrival.bill.fail(call, arrival.now(), status=status)
         raise injected_error(status, arrival.behaviour.retry_after)
+
+
+async def send_generated(
+    call: OpenCall,
+    arrival: Arrival,
+    send: Send,
+    render: Callable[[int, int, int], bytes],
+    *,
+    start: int,
+    stop: int,
+) -> None:
+    """Send the tokens `start` to `stop` as they come into being; what a slow reader missed comes in larger pieces.
+
+    `render` makes the bytes of a first token, the one behind the last, and how
+    many of them to put into a chunk.
+    """
+    pace, sent = call.pace, start
+    while sent < stop:
+        await sleep_until(pace.due_at_s(sent), arrival.clock)
+        upto = min(pace.generated(arrival.clock.monotonic_s()), stop, sent + TOKENS_PER_SEND)
+        if upto > sent:
+            await send_body(send, render(sent, upto, pace.chunk_tokens), more=True)
+            sent = upto
+
+
+def fault_at(after_visible_tokens: int | None, *, hidden_tokens: int, tokens: int) -> int | None:
+    """After how many of an answer's tokens a fault comes, if the answer gets that far; hidden tokens are its first."""
+    if after_visible_tokens is None or hidden_tokens + after_visible_tokens > tokens:
+        return None
+    return hidden_tokens + after_visible_tokens
