@@ -1,8 +1,11 @@
 """Writes docs/reference/openai-fields.md from the tables in the code: `python tests/wire/fields_page.py`."""
 
+import json
 from pathlib import Path
 
-from spendfuse.wire.openai_fields import CHAT_FIELDS, EMBEDDINGS_FIELDS, Field
+from spendfuse.wire.fields import Field
+from spendfuse.wire.openai_fields import CHAT_FIELDS, EMBEDDINGS_FIELDS
+from spendfuse.wire.translate.chat_fields import CARRIED, SAYS_NOTHING
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "openai-fields.md"
 _INTRODUCTION = """\
@@ -21,9 +24,34 @@ integer beyond 64 bit, a lone surrogate and anything but UTF-8 are refused.
 """
 
 
+_TRANSLATED = """\
+## `/v1/chat/completions` for a model of a provider that speaks Anthropic
+
+Nothing is dropped. A field is carried over, or has a value that asks for what happens anyway, or is a 400 that names it
+(so is a field that is not listed).
+
+"""
+
+
 def page() -> str:
+    """The whole page."""
     chat = _table("/v1/chat/completions", CHAT_FIELDS)
-    return "\n".join([_INTRODUCTION, chat, _table("/v1/embeddings", EMBEDDINGS_FIELDS)])
+    return "\n".join([_INTRODUCTION, chat, _table("/v1/embeddings", EMBEDDINGS_FIELDS), _translated()])
+
+
+def _translated() -> str:
+    carried = ", ".join(f"`{name}`" for name in sorted(CARRIED))
+    asked_anyway = ", ".join(
+        f"`{name}: {' | '.join(json.dumps(value) for value in values)}`"
+        for name, values in SAYS_NOTHING.items()
+        if values[0] is not False
+    )
+    falses = ", ".join(f"`{name}`" for name, values in SAYS_NOTHING.items() if values[0] is False)
+    return (
+        f"{_TRANSLATED}- **carried**: {carried}. Messages of system and developer (before the conversation), user and "
+        "assistant; text, and images of users; `cache_control` on parts.\n"
+        f"- **asks for what happens anyway**: null; {asked_anyway}; and `false` of {falses}.\n"
+    )
 
 
 def _table(path: str, fields: tuple[Field, ...]) -> str:

@@ -6,10 +6,9 @@ from spendfuse.core.decisions import Reason, Refused, Shortfall
 from spendfuse.core.limits import Limit, Unit
 from spendfuse.core.refusals import Code, Deny, deny_refused
 from spendfuse.core.windows import Calendar, CalendarUnit, Span
-from spendfuse.wire.dialect import Answer, Dialect
+from spendfuse.wire.dialect import Answer, Exchange
 from spendfuse.wire.openai_chat import OpenAIChat
 from spendfuse.wire.openai_embeddings import OpenAIEmbeddings
-from spendfuse.wire.openai_models import model_answer, models_answer
 
 
 def headers_of(answer: Answer) -> dict[str, str]:
@@ -94,22 +93,8 @@ def test_every_refusal_is_an_openai_error_that_steers_retries(code: Code) -> Non
     assert headers_of(answer)["retry-after"] == "2"
 
 
-def test_models_are_listed_by_public_name() -> None:
-    answer = models_answer(["smart", "gpt-4o"])
-    body = json.loads(answer.body)
-    assert (answer.status, body["object"]) == (200, "list")
-    assert [one["id"] for one in body["data"]] == ["gpt-4o", "smart"]
-    assert body["data"][0] == json.loads(model_answer("gpt-4o", ["gpt-4o"]).body)
-
-
-def test_an_unknown_model_is_a_404() -> None:
-    answer = model_answer("no/such", ["smart"])
-    assert answer.status == 404
-    assert json.loads(answer.body)["error"]["code"] == "model_not_found"
-
-
-@pytest.mark.parametrize("dialect", [OpenAIChat(), OpenAIEmbeddings()])
-def test_only_known_headers_go_upstream(dialect: Dialect) -> None:
+@pytest.mark.parametrize("exchange", [OpenAIChat(), OpenAIEmbeddings()])
+def test_only_known_headers_go_upstream(exchange: Exchange) -> None:
     headers = {
         b"authorization": b"Bearer secret",
         b"x-spendfuse-user": b"u",
@@ -123,7 +108,7 @@ def test_only_known_headers_go_upstream(dialect: Dialect) -> None:
         b"tracestate": "é".encode(),
         b"x-client-request-id": b"a\x01b",
     }
-    assert dialect.headers_upstream(headers) == {"idempotency-key": "k-1", "traceparent": "00-1-2-01"}
+    assert exchange.headers_upstream(headers) == {"idempotency-key": "k-1", "traceparent": "00-1-2-01"}
 
 
 def test_a_config_adds_headers_but_never_credentials() -> None:

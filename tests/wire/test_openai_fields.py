@@ -6,10 +6,11 @@ from recorded import chat_body, chat_call, refused
 
 from spendfuse.core.calls import Call
 from spendfuse.wire.dialect import WireTarget
+from spendfuse.wire.fields import Field, Treatment
 from spendfuse.wire.json_body import Json, read_object, write
 from spendfuse.wire.openai_chat import OpenAIChat
 from spendfuse.wire.openai_embeddings import OpenAIEmbeddings
-from spendfuse.wire.openai_fields import CHAT_FIELDS, EMBEDDINGS_FIELDS, Field, Treatment
+from spendfuse.wire.openai_fields import CHAT_FIELDS, EMBEDDINGS_FIELDS
 
 
 def names(fields: tuple[Field, ...], *treatments: Treatment) -> list[str]:

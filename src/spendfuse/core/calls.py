@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import NewType
 
 Body = NewType("Body", object)
@@ -14,6 +14,21 @@ class Operation(StrEnum):
 
     CHAT = "chat/completions"
     EMBEDDINGS = "embeddings"
+    MESSAGES = "messages"
+    COUNT_TOKENS = "messages/count_tokens"
+
+    @property
+    def is_billed(self) -> bool:
+        """Whether providers take money for it: a count of tokens is free."""
+        return self is not Operation.COUNT_TOKENS
+
+
+class CacheWrite(Enum):
+    """For how long a call asks the provider to keep its input; the dearer the longer."""
+
+    NONE = "none"
+    SHORT = "short"
+    LONG = "long"
 
 
 class MediaKind(StrEnum):
@@ -50,6 +65,8 @@ class Content:
     messages: int = 0
     tools: int = 0
     token_ids: int = 0
+    added_tokens: int = 0
+    """What the provider adds, at most, beside the text (instructions of tools that it defines)."""
     media: tuple[Media, ...] = ()
     references: int = 0
 
@@ -77,6 +94,10 @@ class Call:
     """The answer must follow a schema: cut short it is useless."""
     thinking_tokens: int = 0
     """A thinking budget that comes on top of the useful minimum."""
+    thinks: bool = False
+    """Asks for thinking, which is billed whether it is shown or not."""
+    cache_write: CacheWrite = CacheWrite.LONG
+    """What it asks to be kept. A provider that keeps input without being asked does not look at it."""
     service_tier: str | None = None
     claimed: Mapping[str, str] = field(default_factory=dict[str, str])
     """Labels that the body claims, weaker than those of the key and of the headers."""

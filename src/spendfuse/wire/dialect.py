@@ -1,6 +1,7 @@
-"""What a dialect can do: read a request, write it for an upstream, meter the answer, and refuse in the client's words.
+"""What is said on both sides: a dialect reads requests and refuses in the client's words; an exchange writes them for a
+provider, meters its answer and gives it back in the dialect.
 
-Pure: bytes in, values and bytes out. A dialect never sees a socket, a price or a limit.
+Pure: bytes in, values and bytes out. Neither ever sees a socket, a price or a limit.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ from typing import Protocol
 from spendfuse.core.calls import Call, Operation
 from spendfuse.core.refusals import Deny
 from spendfuse.core.usage import Metered, Usage
+
+NO_HEADERS: Mapping[bytes, bytes] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ class Visible:
 
 
 class StreamMeter(Protocol):
-    """Reads usage out of a stream that passes through, event by event."""
+    """Reads usage out of a stream that passes through, event by event, translating it where that is needed."""
 
     visible: Visible
     error_seen: bool
@@ -73,9 +76,9 @@ class StreamMeter(Protocol):
     """Something passed that could not be read (not JSON, or too large), so usage may have been missed."""
 
     def feed(self, chunk: bytes) -> bytes:
-        """Take upstream bytes, cut anywhere; return what goes to the client: the same bytes, without the usage chunk
-        that only the gateway asked for. An event is held back until its end has come, never longer: no client can use
-        a part of one, and a cut then never leaves half of one behind.
+        """Take upstream bytes, cut anywhere; return what goes to the client: in the same dialect the same bytes,
+        without the usage chunk that only the gateway asked for. An event is held back until its end has come, never
+        longer: no client can use a part of one, and a cut then never leaves half of one behind.
         """
         ...
 
@@ -85,7 +88,7 @@ class StreamMeter(Protocol):
 
     @property
     def is_complete(self) -> bool:
-        """Whether the stream's own end was seen (`[DONE]`)."""
+        """Whether the stream's own end was seen (`[DONE]`, `message_stop`)."""
         ...
 
     @property
@@ -94,49 +97,122 @@ class StreamMeter(Protocol):
         ...
 
     def cut(self, usage: Usage) -> bytes:
-        """A well-formed end for a stream that is cut here: the rest of an event that was begun is dropped, every open
-        choice gets `finish_reason: length`, the usage chunk follows where the client asked for one, then `[DONE]`.
+        """A well-formed end for a stream that is cut here: the rest of an event that was begun is dropped, what is
+        open is closed as cut short (`finish_reason: length`, `stop_reason: max_tokens`), usage follows where the
+        client gets one, then the stream's own end.
         """
         ...
 
 
+class TokenCounter(Protocol):
+    """A provider's free count of a call's input."""
+
+    @property
+    def operation(self) -> Operation:
+        """The path that counts."""
+        ...
+
+    def render(self, call: Call, target: WireTarget) -> bytes | None:
+        """The body to send there; None for a call whose count would bound nothing (content that is only named)."""
+        ...
+
+    def read(self, body: bytes) -> int | None:
+        """The count in an answer; None when it has none."""
+        ...
+
+
+class Exchange(Protocol):
+    """How calls of one dialect are carried out with providers of one API: in their own words, or translated."""
+
+    @property
+    def operation(self) -> Operation:
+        """The provider's path."""
+        ...
+
+    @property
+    def counter(self) -> TokenCounter | None:
+        """The provider's own way of counting input; None where it has none that is free."""
+        ...
+
+    def carry(self, call: Call) -> Call | Deny:
+        """The call in the provider's words; refused when something in it can't be said there. Nothing is dropped."""
+        ...
+
+    def render(self, call: Call, target: WireTarget, *, cap: int | None) -> bytes:
+        """The body to send, of a call that `carry` gave: with the target's model, the reserved cap, and usage asked
+        for.
+        """
+        ...
+
+    def headers_upstream(self, headers: Mapping[bytes, bytes]) -> dict[str, str]:
+        """The headers that go along: known ones of the client's, never credentials or `x-spendfuse-*`, and what the
+        API wants beside.
+        """
+        ...
+
+    def metered(self, body: bytes) -> Metered | None:
+        """The usage in a whole (not streamed) answer, as the provider gave it: exact where it said it, else what its
+        texts show as `AtLeast` zero tokens; None when the body is no answer of this API at all.
+        """
+        ...
+
+    def answer(self, body: bytes) -> bytes | None:
+        """A provider's whole answer as the client reads it: the same bytes in the same dialect; None when it can't be
+        translated.
+        """
+        ...
+
+    def error(self, status: int, body: bytes) -> bytes:
+        """A provider's error as the client reads it, likewise."""
+        ...
+
+    def stream_meter(self, call: Call) -> StreamMeter:
+        """A meter for one stream of a call that `carry` gave."""
+        ...
+
+
+class OwnWords:
+    """What an exchange in the client's own dialect does: everything passes as it is."""
+
+    @property
+    def counter(self) -> TokenCounter | None:
+        """See `Exchange`."""
+        return None
+
+    def carry(self, call: Call) -> Call | Deny:
+        """See `Exchange`."""
+        return call
+
+    def answer(self, body: bytes) -> bytes | None:
+        """See `Exchange`."""
+        return body
+
+    def error(self, status: int, body: bytes) -> bytes:
+        """See `Exchange`."""
+        return body
+
+
 class Dialect(Protocol):
-    """One API of the outside world."""
+    """One path of an API as clients speak it."""
 
     @property
     def operation(self) -> Operation:
         """The path it serves."""
         ...
 
-    def parse(self, body: bytes) -> Call | Deny:
-        """Read a request body.
+    def parse(self, body: bytes, headers: Mapping[bytes, bytes]) -> Call | Deny:
+        """Read a request.
 
-        Refuses what is not JSON in UTF-8, repeats a key at any depth, holds NaN or infinity, has a wrong type where
-        type matters, or asks for something that can neither be priced nor capped.
+        Refuses a body that is not JSON in UTF-8, repeats a key at any depth, holds NaN or infinity, has a wrong type
+        where type matters, or asks (in the headers too, by lower case name) for something that can neither be priced
+        nor capped.
         """
         ...
 
-    def render(self, call: Call, target: WireTarget, *, cap: int | None) -> bytes:
-        """The body to send upstream: as parsed, with the target's model, the reserved cap, and usage asked for."""
-        ...
-
     def fingerprint(self, call: Call) -> str:
-        """A hash of the whole body less ids and metadata: equal for retries of the same request."""
-        ...
-
-    def metered(self, body: bytes) -> Metered | None:
-        """The usage in a whole (not streamed) answer: exact where the provider said it, else what its texts show as
-        `AtLeast` zero tokens; None when the body is no answer of this dialect at all."""
-        ...
-
-    def stream_meter(self, call: Call) -> StreamMeter:
-        """A meter for one stream."""
+        """A hash of the whole body less ids and metadata: equal for retries of the same request; empty for none."""
         ...
 
     def refuse(self, deny: Deny) -> Answer:
         """A refusal in this dialect's error shape, with the headers that steer its SDKs."""
-        ...
-
-    def headers_upstream(self, headers: Mapping[bytes, bytes]) -> dict[str, str]:
-        """The client's headers that may go upstream: only known ones, never credentials or `x-spendfuse-*`."""
         ...

@@ -1,8 +1,9 @@
-"""Which of a client's headers go upstream to a provider that speaks OpenAI's dialect.
+"""Which of a client's headers go upstream.
 
 Only known ones. Left out on purpose: credentials; `openai-organization` and `openai-project`, which change who pays;
-`openai-beta`, which can change price and mode; `user-agent` and `x-stainless-*`, which describe a client that the
-provider does not talk to; `x-spendfuse-*`; and all framing, which belongs to each connection.
+`openai-beta` and `anthropic-beta`, which can change price and mode (a dialect may know better); `user-agent` and
+`x-stainless-*`, which describe a client that the provider does not talk to; `x-spendfuse-*`; and all framing, which
+belongs to each connection.
 """
 
 from collections.abc import Iterable, Mapping

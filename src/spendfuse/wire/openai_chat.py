@@ -6,15 +6,17 @@ from typing import cast
 from spendfuse.core.calls import Body, Call, Operation
 from spendfuse.core.refusals import Code, Deny
 from spendfuse.core.usage import NOTHING, AtLeast, Metered
-from spendfuse.wire.dialect import Answer, WireTarget
+from spendfuse.wire.content import cache_write_of
+from spendfuse.wire.dialect import NO_HEADERS, Answer, OwnWords, WireTarget
+from spendfuse.wire.fields import FieldTable
+from spendfuse.wire.fingerprint import fingerprint_of
+from spendfuse.wire.headers import headers_passed, passed_names
 from spendfuse.wire.json_body import BodyInvalid, JsonObject, read_object, write
 from spendfuse.wire.json_fields import boolean, integer, mapping, objects, text, wrong
 from spendfuse.wire.labels import labels_from_body
 from spendfuse.wire.openai_content import chat_content
 from spendfuse.wire.openai_errors import refusal
-from spendfuse.wire.openai_fields import CHAT_FIELDS, FieldTable
-from spendfuse.wire.openai_fingerprint import fingerprint_of
-from spendfuse.wire.openai_headers import headers_passed, passed_names
+from spendfuse.wire.openai_fields import CHAT_FIELDS
 from spendfuse.wire.openai_stream import ChatStreamMeter
 from spendfuse.wire.openai_usage import metered_usage, read_answer
 
@@ -26,8 +28,8 @@ _STRUCTURED_FORMATS = ("json_schema", "json_object")
 _CLIENT_TOOLS = frozenset({"function", "custom"})
 
 
-class OpenAIChat:
-    """The dialect of `/v1/chat/completions`; see `Dialect`.
+class OpenAIChat(OwnWords):
+    """The dialect of `/v1/chat/completions`, and its exchange with those who speak it; see `Dialect` and `Exchange`.
 
     `allows_web_search` is for a config that prices searches. `extra_headers` pass upstream beside the known ones.
     """
@@ -44,15 +46,15 @@ class OpenAIChat:
         """See `Dialect`."""
         return Operation.CHAT
 
-    def parse(self, body: bytes) -> Call | Deny:
+    def parse(self, body: bytes, headers: Mapping[bytes, bytes] = NO_HEADERS) -> Call | Deny:
         """See `Dialect`."""
         try:
-            return self._call(read_object(body), len(body))
+            return self._call(read_object(body), body)
         except BodyInvalid as invalid:
             return Deny(Code.INVALID_REQUEST, str(invalid), invalid.param)
 
     def render(self, call: Call, target: WireTarget, *, cap: int | None) -> bytes:
-        """See `Dialect`. Without a cap the client's own stays as it is."""
+        """See `Exchange`. Without a cap the client's own stays as it is."""
         body = {**_fields_of(call), "model": target.model}
         if cap is not None:
             for name in _CAP_FIELDS:
@@ -71,7 +73,7 @@ class OpenAIChat:
         return fingerprint_of(_fields_of(call))
 
     def metered(self, body: bytes) -> Metered | None:
-        """See `Dialect`."""
+        """See `Exchange`."""
         answer = read_answer(body)
         if answer is None:
             return None
@@ -80,7 +82,7 @@ class OpenAIChat:
         return AtLeast(NOTHING) if isinstance(answer.get("choices"), list) else None
 
     def stream_meter(self, call: Call) -> ChatStreamMeter:
-        """See `Dialect`."""
+        """See `Exchange`."""
         return ChatStreamMeter(call)
 
     def refuse(self, deny: Deny) -> Answer:
@@ -88,10 +90,10 @@ class OpenAIChat:
         return refusal(deny)
 
     def headers_upstream(self, headers: Mapping[bytes, bytes]) -> dict[str, str]:
-        """See `Dialect`."""
+        """See `Exchange`."""
         return headers_passed(headers, self._headers)
 
-    def _call(self, body: JsonObject, body_bytes: int) -> Call:
+    def _call(self, body: JsonObject, raw: bytes) -> Call:
         self._fields.refuse(body)
         _check_tools(body)
         stream = boolean(body, "stream")
@@ -101,7 +103,7 @@ class OpenAIChat:
             operation=Operation.CHAT,
             model=model_of(body),
             body=Body(body),
-            content=chat_content(body, body_bytes=body_bytes, known_fields=self._fields.names),
+            content=chat_content(body, body_bytes=len(raw), known_fields=self._fields.names),
             stream=stream,
             wants_usage_chunk=stream and asks_usage,
             cap=_cap(body),
@@ -109,6 +111,7 @@ class OpenAIChat:
             output_audio=_asks_audio(body),
             is_structured=(mapping(body, "response_format") or {}).get("type") in _STRUCTURED_FORMATS,
             thinking_tokens=_thinking_tokens(body),
+            cache_write=cache_write_of(body, raw),
             service_tier=_service_tier(body),
             claimed=labels_from_body(body),
         )

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 
 from spendfuse.core.calls import Content, Media, MediaKind
+from spendfuse.wire.content import add_strings, media_kind
 from spendfuse.wire.json_body import BodyInvalid, Json, JsonObject, write
 from spendfuse.wire.json_fields import as_object, objects, text, wrong
 
 _DATA_URI = "data:"
 _HEADER_BYTES_MAX = 256
-_KIND_OF_MIME = {"image": MediaKind.IMAGE, "audio": MediaKind.AUDIO}
 _MEDIA_PARTS = frozenset({"image_url", "input_audio", "file"})
 _AS_JSON = ("response_format", "tool_choice", "function_call")
 """Fields whose whole JSON is put before the model, in one form or another."""
@@ -109,13 +109,7 @@ def _inline(
         mime, _, rest = header.lower().partition(";")
         if comma < 0 or not data or "base64" not in rest.split(";"):
             raise BodyInvalid(f"`{path}` must be a data URI of the form data:<type>;base64,<data>", path)
-    return Media(kind or _kind(mime), mime.strip(), data, detail)
-
-
-def _kind(mime: str) -> MediaKind:
-    if mime.strip() == "application/pdf":
-        return MediaKind.DOCUMENT
-    return _KIND_OF_MIME.get(mime.strip().partition("/")[0], MediaKind.OTHER)
+    return Media(kind or media_kind(mime), mime.strip(), data, detail)
 
 
 def _chat_texts(
@@ -129,11 +123,11 @@ def _chat_texts(
                 for part in value:
                     _part_texts(part, texts)
             else:
-                _strings(value, texts)
+                add_strings(value, texts)
     texts.extend(write(tool).decode() for tool in tools)
     texts.extend(write(body[name]).decode() for name in _AS_JSON if isinstance(body.get(name), dict))
     for name in body.keys() - known_fields:
-        _strings(body[name], texts)
+        add_strings(body[name], texts)
     return texts
 
 
@@ -141,23 +135,9 @@ def _part_texts(part: Json, texts: list[str]) -> None:
     """The texts of a part, without the media that is bounded by its kind."""
     kind = part.get("type") if isinstance(part, dict) else None
     if not isinstance(part, dict) or not isinstance(kind, str) or kind not in _MEDIA_PARTS:
-        _strings(part, texts)
+        add_strings(part, texts)
         return
-    _strings({key: value for key, value in part.items() if key != kind}, texts)
+    add_strings({key: value for key, value in part.items() if key != kind}, texts)
     file = part.get(kind)
     if isinstance(file, dict):
-        _strings(file.get("filename"), texts)
-
-
-def _strings(value: Json, texts: list[str]) -> None:
-    """Every string in a value, keys of objects included."""
-    open_values: list[Json] = [value]
-    while open_values:
-        node = open_values.pop()
-        if isinstance(node, str):
-            texts.append(node)
-        elif isinstance(node, dict):
-            texts.extend(node)
-            open_values.extend(node.values())
-        elif isinstance(node, list):
-            open_values.extend(node)
+        add_strings(file.get("filename"), texts)

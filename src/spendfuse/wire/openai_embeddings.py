@@ -6,18 +6,19 @@ from typing import cast
 from spendfuse.core.calls import Body, Call, Content, Operation
 from spendfuse.core.refusals import Code, Deny
 from spendfuse.core.usage import Metered
-from spendfuse.wire.dialect import Answer, StreamMeter, WireTarget
+from spendfuse.wire.dialect import NO_HEADERS, Answer, OwnWords, StreamMeter, WireTarget
+from spendfuse.wire.fields import FieldTable
+from spendfuse.wire.headers import headers_passed, passed_names
 from spendfuse.wire.json_body import BodyInvalid, Json, JsonObject, read_object, shown, write
 from spendfuse.wire.labels import labels_from_body
 from spendfuse.wire.openai_chat import model_of
 from spendfuse.wire.openai_errors import refusal
-from spendfuse.wire.openai_fields import EMBEDDINGS_FIELDS, FieldTable
-from spendfuse.wire.openai_headers import headers_passed, passed_names
+from spendfuse.wire.openai_fields import EMBEDDINGS_FIELDS
 from spendfuse.wire.openai_usage import metered_embeddings, read_answer
 
 
-class OpenAIEmbeddings:
-    """The dialect of `/v1/embeddings`; see `Dialect`."""
+class OpenAIEmbeddings(OwnWords):
+    """The dialect of `/v1/embeddings`, and its exchange with those who speak it; see `Dialect` and `Exchange`."""
 
     def __init__(self, *, extra_headers: Iterable[str] = ()) -> None:
         self._fields = FieldTable(EMBEDDINGS_FIELDS)
@@ -28,7 +29,7 @@ class OpenAIEmbeddings:
         """See `Dialect`."""
         return Operation.EMBEDDINGS
 
-    def parse(self, body: bytes) -> Call | Deny:
+    def parse(self, body: bytes, headers: Mapping[bytes, bytes] = NO_HEADERS) -> Call | Deny:
         """See `Dialect`."""
         try:
             return self._call(read_object(body), len(body))
@@ -36,7 +37,7 @@ class OpenAIEmbeddings:
             return Deny(Code.INVALID_REQUEST, str(invalid), invalid.param)
 
     def render(self, call: Call, target: WireTarget, *, cap: int | None) -> bytes:
-        """See `Dialect`. There is no output to cap."""
+        """See `Exchange`. There is no output to cap."""
         return write({**cast("JsonObject", call.body), "model": target.model})
 
     def fingerprint(self, call: Call) -> str:
@@ -44,7 +45,7 @@ class OpenAIEmbeddings:
         return ""
 
     def metered(self, body: bytes) -> Metered | None:
-        """See `Dialect`."""
+        """See `Exchange`."""
         answer = read_answer(body)
         if answer is None or not (isinstance(answer.get("data"), list) or isinstance(answer.get("usage"), dict)):
             return None
@@ -59,7 +60,7 @@ class OpenAIEmbeddings:
         return refusal(deny)
 
     def headers_upstream(self, headers: Mapping[bytes, bytes]) -> dict[str, str]:
-        """See `Dialect`."""
+        """See `Exchange`."""
         return headers_passed(headers, self._headers)
 
     def _call(self, body: JsonObject, body_bytes: int) -> Call:

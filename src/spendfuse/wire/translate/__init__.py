@@ -1,0 +1,1 @@
+"""Calls of one API carried out with a provider that speaks another."""
