@@ -34,6 +34,7 @@ async def open_ledger(config: Config) -> AsyncGenerator[Ledger]:
 async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
     """The whole gateway of one process, opened in its event loop."""
     # What only a gateway needs is imported only by one: a command starts in half the time.
+    from spendfuse.gate.exchanges import served
     from spendfuse.gate.gate import Gate
     from spendfuse.gate.routes import Routes
     from spendfuse.ledger.following import Follower
@@ -43,8 +44,6 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
     from spendfuse.server.others import others_app
     from spendfuse.server.peers import Peers
     from spendfuse.upstream.http_client import HttpClient
-    from spendfuse.wire.openai_chat import OpenAIChat
-    from spendfuse.wire.openai_embeddings import OpenAIEmbeddings
 
     clock = SystemClock()
     async with contextlib.AsyncExitStack() as stack:
@@ -52,7 +51,15 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
         stack.push_async_callback(ledger.close)
         client = HttpClient()
         stack.push_async_callback(client.close)
-        gate = Gate(config=config, routes=Routes(config, clock), ledger=ledger, client=client, clock=clock)
+        serves = served(config, clock)
+        gate = Gate(
+            config=config,
+            routes=Routes(config, clock),
+            exchanges=serves.exchanges,
+            ledger=ledger,
+            client=client,
+            clock=clock,
+        )
         stack.push_async_callback(gate.drain, DRAIN_S)
         keyring = Keyring(config.keys, ledger, new_subjects_per_hour=config.new_subjects_per_hour)
         follower = Follower(ledger, {Topic.KEYS: keyring.load, Topic.OVERRUNS: gate.overruns.load})
@@ -61,11 +68,10 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
         keeper.start()
         stack.push_async_callback(keeper.stop)
         await stack.enter_async_context(_running(follower.run(), gate.refusals.run()))
-        dialects = (OpenAIChat(n_max=config.n_max), OpenAIEmbeddings())
         yield App(
             gate=gate,
             keyring=keyring,
-            dialects={dialect.operation.value: dialect for dialect in dialects},
+            dialects=serves.dialects,
             models=config.models,
             others=others_app(gate.check_ready),
             peers=Peers(config.trusted_proxies) if gate.needs_peers else None,

@@ -18,6 +18,7 @@ from spendfuse.config import (
     LabelSource,
     OnDisconnect,
     Secret,
+    Target,
     json_schema,
     load,
     parse,
@@ -34,6 +35,12 @@ TARGET = "providers: {openai: {api_key: os.environ/OPENAI_API_KEY}}\nmodels: {gp
 
 def read(text: str) -> Config:
     return parse(text, source="spendfuse.yaml", environ=ENVIRON)
+
+
+def target(config: Config, model: str) -> Target:
+    """The one target of a public model."""
+    (found,) = config.models[model].targets
+    return found
 
 
 def problems(text: str) -> list[str]:
@@ -80,10 +87,10 @@ def test_the_example_of_the_design_is_read() -> None:
     assert (openai.pins_service_tier, openai.cap_field) == (True, "max_completion_tokens")
     assert openai.api_key == Secret("sk-upstream")
     assert (local.base_url, local.api_key, local.needs_api_key) == ("http://127.0.0.1:8000/v1", None, False)
-    assert config.models["gpt-4o-mini"].target.name == "openai/gpt-4o-mini"
-    llama = config.models["llama"]
-    assert (llama.target.provider, llama.target.model) == (local, "meta/llama-3")
-    assert (llama.min_output_tokens, llama.context_window) == (64, 8192)
+    assert target(config, "gpt-4o-mini").name == "openai/gpt-4o-mini"
+    assert config.models["llama"].min_output_tokens == 64
+    llama = target(config, "llama")
+    assert (llama.provider, llama.model, llama.context_window) == (local, "meta/llama-3", 8192)
     assert llama.price is not None
     assert llama.price.is_free
     (key,) = config.keys
@@ -103,6 +110,7 @@ def test_an_empty_config_has_every_default() -> None:
     assert not config.models
     assert not config.keys
     assert not config.limits
+    assert (config.betas, config.makes_key) == ((), False)
 
 
 def test_every_setting_of_a_provider_and_a_model_is_read() -> None:
@@ -114,6 +122,7 @@ def test_every_setting_of_a_provider_and_a_model_is_read() -> None:
         on_disconnect: finish
         body_bytes_max: 1MiB
         new_subjects: 50
+        betas: [context-1m-2025-08-07, skills-2025-10-02]
         providers:
           one:
             dialect: openai
@@ -132,7 +141,7 @@ def test_every_setting_of_a_provider_and_a_model_is_read() -> None:
         models:
           big: one/big
           small: {targets: [one/small], output_tokens_max: 50, output_tokens_per_s_max: 7, reference_tokens: 9}
-          own: {targets: [one/big], prices: {input: 2, output: 2}}
+          own: {targets: [one/own], prices: {input: 2, output: 2}}
         keys:
           - {name: a, key: sk-a, labels: {feature: search}, labels_from: headers, new_subjects: 3}
           - {name: b, key: sk-b, labels_from: []}
@@ -144,7 +153,7 @@ def test_every_setting_of_a_provider_and_a_model_is_read() -> None:
     assert (provider.cap_field, provider.takes_stream_options) == ("max_completion_tokens", False)
     assert (provider.allow_free, provider.pins_service_tier) == (True, False)
     million = 1_000_000
-    assert config.models["big"].price == Price(
+    assert target(config, "big").price == Price(
         Rates(
             input=37_500,
             output=10 * million,
@@ -157,17 +166,73 @@ def test_every_setting_of_a_provider_and_a_model_is_read() -> None:
             request=1,
         )
     )
-    assert config.models["small"].price == Price(Rates(million, million))
-    assert config.models["own"].price == Price(Rates(2 * million, 2 * million))
-    small = config.models["small"]
+    small = target(config, "small")
+    assert small.price == Price(Rates(million, million))
+    assert target(config, "own").price == Price(Rates(2 * million, 2 * million))
     assert (small.context_window, small.output_tokens_max, small.reference_tokens) == (1_000, 50, 9)
-    assert (small.min_output_tokens, small.output_tokens_per_s_max) == (100, 7)
-    assert config.models["big"].output_tokens_per_s_max == 500
+    assert (config.models["small"].min_output_tokens, small.output_tokens_per_s_max) == (100, 7)
+    assert target(config, "big").output_tokens_per_s_max == 500
     a, b = config.keys
     assert (a.labels_from, a.new_subjects_per_hour) == ((LabelSource.HEADERS,), 3)
     assert (b.labels_from, b.new_subjects_per_hour) == ((), 50)
     assert config.trusted_proxies == (ip_network("10.0.0.0/8"), ip_network("2001:db8::1/128"))
     assert (config.on_disconnect, config.body_bytes_max) == (OnDisconnect.FINISH, 1_048_576)
+    assert config.betas == ("context-1m-2025-08-07", "skills-2025-10-02")
+
+
+def test_a_second_provider_of_a_vendor_has_what_is_known_of_the_vendor() -> None:
+    config = read(
+        """
+        providers:
+          openai-eu: {vendor: openai, base_url: https://eu.api.openai.com/v1, api_key: sk-eu}
+          mistral-2: {vendor: mistral, api_key: sk-2, cap_field: max_completion_tokens}
+          claude:    {vendor: anthropic, api_key: sk-c}
+        """
+    )
+    eu, mistral, claude = config.providers.values()
+    assert (eu.name, eu.vendor, eu.base_url) == ("openai-eu", "openai", "https://eu.api.openai.com/v1")
+    assert (eu.dialect, eu.cap_field, eu.pins_service_tier) == (DialectName.OPENAI, "max_completion_tokens", True)
+    assert (mistral.vendor, mistral.base_url) == ("mistral", "https://api.mistral.ai/v1")
+    assert (mistral.cap_field, mistral.takes_stream_options) == ("max_completion_tokens", False)
+    assert (claude.dialect, claude.base_url) == (DialectName.ANTHROPIC, "https://api.anthropic.com/v1")
+    assert [one.needs_api_key for one in (eu, mistral, claude)] == [True, True, True]
+
+
+def test_the_vendor_of_a_provider_is_its_name_unless_it_says_otherwise() -> None:
+    config = read("providers: {groq: {api_key: sk-1}, local: {dialect: openai, base_url: 'http://h/v1'}}")
+    assert [one.vendor for one in config.providers.values()] == ["groq", "local"]
+
+
+def test_anthropic_is_known_by_name_and_its_dialect_can_be_spoken_by_others() -> None:
+    config = read(
+        "providers:\n"
+        "  anthropic: {api_key: sk-ant}\n"
+        "  proxy: {dialect: anthropic, base_url: 'http://h/v1'}\n"
+        "models: {haiku: anthropic/claude-haiku-4-5}"
+    )
+    anthropic, proxy = config.providers.values()
+    assert (anthropic.dialect, anthropic.base_url) == (DialectName.ANTHROPIC, "https://api.anthropic.com/v1")
+    assert (proxy.dialect, proxy.vendor, proxy.needs_api_key) == (DialectName.ANTHROPIC, "proxy", False)
+    assert target(config, "haiku").provider == anthropic
+
+
+def test_each_target_of_a_model_takes_what_the_model_leaves_open_from_its_own_provider() -> None:
+    config = read(
+        """
+        providers:
+          one: {dialect: openai, base_url: "http://one/v1", context_window: 1000, output_tokens_per_s_max: 7,
+                prices: {"*": {input: 1, output: 1}}}
+          two: {dialect: openai, base_url: "http://two/v1"}
+        models:
+          fast: {targets: [one/x, two/y, two/z], strategy: round_robin, output_tokens_max: 50}
+        """
+    )
+    first, second, third = config.models["fast"].targets
+    assert [one.name for one in (first, second, third)] == ["one/x", "two/y", "two/z"]
+    assert [one.context_window for one in (first, second)] == [1_000, None]
+    assert [one.output_tokens_max for one in (first, second)] == [50, 50]
+    assert [one.output_tokens_per_s_max for one in (first, second)] == [7, 1_000]
+    assert [one.price is None for one in (first, second)] == [False, True]
 
 
 def test_every_setting_of_a_limit_is_read() -> None:
@@ -244,14 +309,17 @@ limits:
         ("timezone: localtime", "timezone: got"),
         ("reservation_deadline: 1m\nproviders: {ollama: {}}", "reservation_deadline: got 1m, expected at least"),
         ("providers: [openai]", "providers: got a list, expected a mapping"),
-        ("providers: {anthropic: {}}", "the anthropic dialect is not supported yet"),
-        ("providers: {claude: {dialect: anthropic}}", "the anthropic dialect is not supported yet"),
+        ("providers: {claude: {dialect: anthropic}}", "providers.claude.base_url: is missing"),
+        (
+            "providers: {eu: {vendor: opnai, dialect: openai, base_url: 'http://h/v1'}}",
+            'vendor: got "opnai", expected a provider known by name; did you mean "op',
+        ),
         (
             "providers: {opnai: {}}",
             'dialect: is missing: opnai is not a provider known by name; did you mean "openai"?',
         ),
         ("providers: {one: {dialect: openai}}", "providers.one.base_url: is missing"),
-        ("providers: {one: {dialect: soap}}", 'providers.one.dialect: got "soap", expected openai'),
+        ("providers: {one: {dialect: soap}}", 'providers.one.dialect: got "soap", expected openai, anthropic'),
         ("providers: {ollama: {base_url: 127.0.0.1}}", "base_url: got"),
         ("providers: {ollama: {base_url: 'http://u:p@h/v1'}}", "without credentials"),
         ("providers: {ollama: {base_url: 'http://h:99999/'}}", "base_url: got"),
@@ -264,9 +332,18 @@ limits:
         ("models: {x: y}", 'models.x: got "y", expected PROVIDER/MODEL'),
         ("models: {x: 5/}", "expected PROVIDER/MODEL"),
         ("models: {x: [a/b]}", "models.x: got a list, expected a mapping"),
-        ("models: {x: {targets: [a/b, c/d]}}", "more than one target, and a strategy, are not supported yet"),
-        ("models: {x: {targets: [a/b], strategy: cheapest}}", "are not supported yet"),
-        ("models: {x: {targets: []}}", "expected one target"),
+        ("models: {x: {targets: [a/b], strategy: cheapest}}", 'strategy: got "cheapest", expected round_robin'),
+        ("models: {x: {targets: []}}", "models.x.targets: got an empty list, expected one target or more"),
+        ("providers: {ollama: {}}\nmodels: {x: {targets: [ollama/a, ollama/a]}}", "targets: names a target twice"),
+        (
+            "providers: {ollama: {}}\nmodels: {x: {targets: [ollama/a, b]}}",
+            'models.x: got "b", expected PROVIDER/MODEL',
+        ),
+        (
+            "providers: {ollama: {}}\nmodels: {x: ollama/a, y: {targets: [ollama/a], context_window: 9}}",
+            'models.y: has other prices or bounds for ollama/a than model "x"',
+        ),
+        ("betas: {a: b}", "betas: got a mapping, expected a list"),
         ('models: {"*": "openai/*"}', "not supported yet"),
         ("keys: [{key: sk-1}]", "keys[0].name: is missing"),
         ("keys: [{name: a b, key: sk-1}]", 'keys[0].name: got "a b", expected a name'),
@@ -324,7 +401,7 @@ def test_names_are_texts_whatever_yaml_makes_of_them() -> None:
         "limits: {on: {usd: 1, per: day, match: {y: [yes, 1.10, 12:30]}}}"
     )
     assert list(config.models) == ["no", "4.10", "010", "2026-01-01"]
-    assert config.models["no"].target.model == "no"
+    assert target(config, "no").model == "no"
     assert config.limits[0].name == "on"
     assert config.limits[0].match == {"y": frozenset({"yes", "1.10", "12:30"})}
 

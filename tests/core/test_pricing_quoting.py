@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spendfuse.core.calls import Body, Call, Content, Media, MediaKind, Operation
+from spendfuse.core.calls import Body, CacheWrite, Call, Content, Media, MediaKind, Operation
 from spendfuse.core.prices import Price, Rates
 from spendfuse.core.refusals import Code, Deny
 from spendfuse.core.usage import Usage
@@ -284,3 +284,53 @@ def test_a_description_has_every_rate_in_force() -> None:
     )
     assert dict(describe(target_of("perplexity", "sonar"), NOW))["each call"] == "$0.012"
     assert "not priced" in dict(describe(unpriced_of("openai", "nope"), NOW))
+
+
+def test_what_a_call_does_not_ask_to_be_kept_is_not_quoted_as_written() -> None:
+    sonnet = target_of("anthropic", "claude-sonnet-4-5")
+    fixed = {}
+    for kept in CacheWrite:
+        one = PRICER.quote(call_of(), sonnet, counted=False, at=NOW, cache_write=kept)
+        assert isinstance(one, Quoted)
+        fixed[kept] = one.quote.fixed_picos / one.quote.input_tokens
+    assert fixed == {CacheWrite.NONE: 3_000_000, CacheWrite.SHORT: 3_750_000, CacheWrite.LONG: 6_000_000}
+
+
+@given(kept=st.sampled_from(CacheWrite), input_tokens=st.integers(0, 5_000), share=st.integers(0, 100))
+def test_a_write_of_the_lifetime_that_was_asked_for_is_within_the_quote(
+    kept: CacheWrite, input_tokens: int, share: int
+) -> None:
+    sonnet = target_of("anthropic", "claude-sonnet-4-5")
+    one = PRICER.quote(call_of(5_000), sonnet, counted=False, at=NOW, cache_write=kept)
+    assert isinstance(one, Quoted)
+    written = input_tokens * share // 100
+    usage = Usage(
+        input_tokens,
+        100,
+        cache_write_tokens=written if kept is CacheWrite.SHORT else 0,
+        cache_write_long_tokens=written if kept is CacheWrite.LONG else 0,
+        cache_read_tokens=(input_tokens - written) // 2,
+    )
+    assert PRICER.charge(sonnet, usage, at=NOW, service_tier=None) <= one.quote.at(100).cost
+
+
+@pytest.mark.parametrize(("count", "bound"), [(100, 135), (0, 32), (10_000, 1_128)])
+def test_a_providers_own_count_with_its_margin_replaces_bytes_where_it_is_lower(count: int, bound: int) -> None:
+    target = target_of("anthropic", "claude-sonnet-4-5")
+    one = PRICER.quote(call_of(1_000), target, counted=False, at=NOW, provider_count=count)
+    assert isinstance(one, Quoted)
+    assert one.bound == InputBound(bound, counted=True)
+
+
+def test_a_count_of_tokens_is_free() -> None:
+    call = replace(call_of(1_000), operation=Operation.COUNT_TOKENS, has_output=False)
+    one = PRICER.quote(call, target_of("anthropic", "claude-sonnet-4-5"), counted=False, at=NOW)
+    assert isinstance(one, Quoted)
+    assert one.quote.at(0).cost == one.quote.input_tokens == 0
+
+
+def test_a_second_provider_of_a_vendor_has_its_prices_and_bounds() -> None:
+    pricer = Pricer.load({}, {"openai-eu": "openai"})
+    first, second = target_of("openai", "gpt-4o", pricer), target_of("openai-eu", "gpt-4o", pricer)
+    assert (second.prices, second.caps.context_window, second.can_count) == (first.prices, 128_000, True)
+    assert second.provider == "openai-eu"

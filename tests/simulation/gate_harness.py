@@ -24,6 +24,7 @@ from spendfuse.core.errors import LedgerError, LedgerUnavailable
 from spendfuse.core.labels import Labels
 from spendfuse.core.quotes import Amounts, Quote
 from spendfuse.core.reservations import Charge, Entry, EntryKind, ReservationId
+from spendfuse.gate.exchanges import served
 from spendfuse.gate.gate import Gate
 from spendfuse.gate.requests import Caller, Request
 from spendfuse.gate.routes import Routes
@@ -32,12 +33,13 @@ from spendfuse.ledger.memory import MemoryEngine, MemoryStore
 from spendfuse.ledger.operations import Engine
 from spendfuse.ledger.sqlite import SqliteEngine
 from spendfuse.ledger.store import Demand, Ledger
+from spendfuse.wire.anthropic_messages import AnthropicMessages
 from spendfuse.wire.dialect import Answer, Dialect
 from spendfuse.wire.openai_chat import OpenAIChat
 from spendfuse.wire.openai_embeddings import OpenAIEmbeddings
 
 START_NS = 1_795_262_400 * 10**9  # 2026-11-21 12:00 UTC
-CHAT, EMBEDDINGS = OpenAIChat(), OpenAIEmbeddings()
+CHAT, EMBEDDINGS, MESSAGES = OpenAIChat(), OpenAIEmbeddings(), AnthropicMessages()
 APP = Caller("app", {"key": "app"})
 CAP_HEADER, CALL_ID_HEADER, COST_HEADER = "x-spendfuse-max-tokens", "x-spendfuse-call-id", "x-spendfuse-cost-usd"
 SPINS = 60
@@ -315,7 +317,14 @@ def config_of(limits: str = "", more: str = "") -> Config:
 
 def gate_over(config: Config, ledger: Ledger, upstream: Upstream, clock: FrozenClock) -> Gate:
     """A gate between a ledger and an upstream."""
-    return Gate(config=config, routes=Routes(config, clock), ledger=ledger, client=upstream, clock=clock)
+    return Gate(
+        config=config,
+        routes=Routes(config, clock),
+        exchanges=served(config, clock).exchanges,
+        ledger=ledger,
+        client=upstream,
+        clock=clock,
+    )
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ from spendfuse.config import parse
 from spendfuse.core.calls import Call
 from spendfuse.gate.estimates import Estimate, Estimator
 from spendfuse.gate.overruns import Overruns
-from spendfuse.gate.routes import Route, Routes
+from spendfuse.gate.routes import Rotation, Routes
 from spendfuse.ledger.memory import open_memory
 from spendfuse.wire.openai_chat import OpenAIChat
 
@@ -37,8 +37,9 @@ def _estimates(limits: str, model: str) -> tuple[Estimate, Estimate | None]:
     async def estimate() -> tuple[Estimate, Estimate | None]:
         ledger = await open_memory(config.limits, clock)
         estimator = Estimator(config.limits, Overruns(ledger), output_tokens_default=4_096)
-        route = Routes(config, clock).get(model)
-        assert isinstance(route, Route)
+        rotation = Routes(config, clock).get(model)
+        assert isinstance(rotation, Rotation)
+        (route,) = rotation.turn()
         rough = estimator.rough(call, route, route.labels)
         assert isinstance(rough, Estimate)
         counted = await estimator.counted(rough) if rough.can_count else None

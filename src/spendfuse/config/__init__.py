@@ -6,7 +6,7 @@ path.
 
 from spendfuse.config.loading import load, parse, read_tree
 from spendfuse.config.schema import json_schema
-from spendfuse.config.secret import Secret
+from spendfuse.config.secret import CLIENT_KEY_PREFIX, Secret
 from spendfuse.config.values import (
     Config,
     ConfiguredKey,
@@ -21,6 +21,7 @@ from spendfuse.config.values import (
 )
 
 __all__ = [
+    "CLIENT_KEY_PREFIX",
     "Config",
     "ConfiguredKey",
     "DialectName",

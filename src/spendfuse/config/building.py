@@ -7,7 +7,6 @@ from types import MappingProxyType
 
 from spendfuse.config.problems import Problems, closest
 from spendfuse.config.schema import (
-    DIALECTS_LATER,
     Document,
     KeySection,
     LimitSection,
@@ -42,6 +41,7 @@ class _Known:
 
     base_url: str
     cap_field: str = "max_tokens"
+    dialect: DialectName = DialectName.OPENAI
     takes_stream_options: bool = True
     pins_service_tier: bool = False
     needs_api_key: bool = True
@@ -49,6 +49,7 @@ class _Known:
 
 _KNOWN = {
     "openai": _Known("https://api.openai.com/v1", "max_completion_tokens", pins_service_tier=True),
+    "anthropic": _Known("https://api.anthropic.com/v1", dialect=DialectName.ANTHROPIC),
     "groq": _Known("https://api.groq.com/openai/v1", "max_completion_tokens"),
     "mistral": _Known("https://api.mistral.ai/v1", takes_stream_options=False),
     "deepseek": _Known("https://api.deepseek.com"),
@@ -100,6 +101,7 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
         models=MappingProxyType(models),
         keys=keys,
         limits=limits,
+        betas=tuple(document.betas),
         warnings=tuple(warnings),
     )
 
@@ -127,8 +129,11 @@ class _Providers:
         return {name: provider for name, provider in each.items() if provider is not None}
 
     def _provider(self, name: str, section: ProviderSection) -> Provider | None:
-        known = _KNOWN.get(name)
-        dialect = self._dialect(name, section.dialect or ("openai" if known else name))
+        vendor = self._vendor(name, section)
+        if vendor is None:
+            return None
+        known = _KNOWN.get(vendor)
+        dialect = self._dialect(name, section.dialect or (known.dialect if known else name))
         base_url = section.base_url or (known.base_url if known else None)
         if base_url is None and dialect:
             self._problems.add(("providers", name, "base_url"), "is missing")
@@ -138,6 +143,7 @@ class _Providers:
         takes_stream_options = known.takes_stream_options if section.stream_options is None else section.stream_options
         return Provider(
             name=name,
+            vendor=vendor,
             dialect=dialect,
             base_url=base_url,
             api_key=section.api_key,
@@ -158,14 +164,21 @@ class _Providers:
             output_tokens_per_s_max=section.output_tokens_per_s_max or self._document.output_tokens_per_s_max,
         )
 
+    def _vendor(self, name: str, section: ProviderSection) -> str | None:
+        """Whose provider it is: a second one of a vendor has another name. None where that is wrong."""
+        if section.vendor is not None and section.vendor not in _KNOWN:
+            path = ("providers", name, "vendor")
+            expected = f"expected a provider known by name{closest(section.vendor, _KNOWN)}"
+            self._problems.add(path, f"{self._problems.got(path, section.vendor)}, {expected}")
+            return None
+        return section.vendor or name
+
     def _dialect(self, name: str, dialect: str) -> DialectName | None:
         """The dialect of a provider; one that is not known by name has to say it."""
         if dialect in tuple(DialectName):
             return DialectName(dialect)
         path = ("providers", name, "dialect")
-        if dialect in DIALECTS_LATER:
-            self._problems.add(path, f"the {dialect} dialect is not supported yet by this version, expected openai")
-        elif dialect == name:
+        if dialect == name:
             self._problems.add(path, f"is missing: {name} is not a provider known by name{closest(name, _KNOWN)}")
         else:
             self._problems.add(path, f"{self._problems.got(path, dialect)}, expected {', '.join(DialectName)}")
@@ -194,47 +207,61 @@ def _models(document: Document, providers: dict[str, Provider], problems: Proble
         if name == "*":
             problems.add(("models", name), "a model for any name is not supported yet by this version")
             continue
-        target = _target(name, section, providers=providers, document=document, problems=problems)
-        if target is not None:
-            models[name] = _public_model(name, section, target=target, document=document)
+        targets = _targets(name, section, providers=providers, document=document, problems=problems)
+        if targets:
+            models[name] = PublicModel(name, targets, section.min_output_tokens or document.min_output_tokens)
+    _check_targets_agree(models, problems)
     return models
 
 
-def _public_model(name: str, section: ModelSection, *, target: Target, document: Document) -> PublicModel:
-    provider = target.provider
-    return PublicModel(
-        name=name,
-        target=target,
-        min_output_tokens=section.min_output_tokens or document.min_output_tokens,
-        price=_price(section.prices) if section.prices else provider.price_of(target.model),
+def _check_targets_agree(models: dict[str, PublicModel], problems: Problems) -> None:
+    """One target has one price and one set of bounds, whichever name leads to it."""
+    first: dict[str, tuple[str, Target]] = {}
+    for name, model in models.items():
+        for target in model.targets:
+            other, known = first.setdefault(target.name, (name, target))
+            if known != target:
+                vendor = target.provider.vendor
+                hint = f" (vendor: {vendor})" if vendor in _KNOWN else ""
+                problems.add(
+                    ("models", name),
+                    f'has other prices or bounds for {target.name} than model "{other}": give it a provider of its own'
+                    f"{hint}",
+                )
+
+
+def _targets(
+    name: str, section: ModelSection, *, providers: dict[str, Provider], document: Document, problems: Problems
+) -> tuple[Target, ...]:
+    """The targets of a model that are valid."""
+    path = ("models", name)
+    if not section.targets:
+        problems.add((*path, "targets"), "got an empty list, expected one target or more such as openai/gpt-4o")
+    if len(set(section.targets)) < len(section.targets):
+        problems.add((*path, "targets"), "names a target twice")
+    found: list[Target] = []
+    for text in section.targets:
+        provider_name, _, model = text.partition("/")
+        if not provider_name or not model or len(text.encode()) > LABEL_VALUE_BYTES_MAX or not text.isprintable():
+            problems.add(path, f"{problems.got(path, text)}, expected PROVIDER/MODEL such as openai/gpt-4o")
+        elif provider_name not in document.providers:
+            hint = closest(provider_name, document.providers)
+            problems.add(path, f"{problems.got(path, text)}, expected a provider of `providers` before the slash{hint}")
+        elif provider_name in providers:  # Else it has problems of its own.
+            found.append(_target(section, provider=providers[provider_name], model=model))
+    return tuple(found)
+
+
+def _target(section: ModelSection, *, provider: Provider, model: str) -> Target:
+    return Target(
+        provider=provider,
+        model=model,
+        price=_price(section.prices) if section.prices else provider.price_of(model),
         context_window=section.context_window or provider.context_window,
         output_tokens_max=section.output_tokens_max or provider.output_tokens_max,
         output_tokens_per_s_max=section.output_tokens_per_s_max or provider.output_tokens_per_s_max,
         reference_tokens=section.reference_tokens,
     )
-
-
-def _target(
-    name: str, section: ModelSection, *, providers: dict[str, Provider], document: Document, problems: Problems
-) -> Target | None:
-    path = ("models", name)
-    if section.strategy is not None or len(section.targets) > 1:
-        problems.add(path, "more than one target, and a strategy, are not supported yet by this version")
-        return None
-    if not section.targets:
-        problems.add((*path, "targets"), "got an empty list, expected one target such as openai/gpt-4o")
-        return None
-    text = section.targets[0]
-    provider_name, _, model = text.partition("/")
-    if not provider_name or not model or len(text.encode()) > LABEL_VALUE_BYTES_MAX or not text.isprintable():
-        problems.add(path, f"{problems.got(path, text)}, expected PROVIDER/MODEL such as openai/gpt-4o")
-        return None
-    if provider_name not in document.providers:
-        hint = closest(provider_name, document.providers)
-        problems.add(path, f"{problems.got(path, text)}, expected a provider of `providers` before the slash{hint}")
-        return None
-    provider = providers.get(provider_name)  # None: it has problems of its own.
-    return provider and Target(provider, model)
 
 
 def _keys(document: Document, problems: Problems) -> tuple[ConfiguredKey, ...]:

@@ -14,7 +14,6 @@ from pydantic_core import PydanticCustomError
 
 from spendfuse.config import scalars
 from spendfuse.config.secret import Secret
-from spendfuse.config.values import DialectName
 from spendfuse.core.limits import OnExceed, Unit
 from spendfuse.core.subjects import NEW_SUBJECTS_PER_HOUR
 from spendfuse.core.windows import CalendarUnit, Lifetime, Span
@@ -101,6 +100,7 @@ class TimeoutsSection(Section):
 class ProviderSection(Section):
     """One provider."""
 
+    vendor: Text | None = None
     dialect: Text | None = None
     base_url: Annotated[str, PlainValidator(scalars.base_url), _TEXT] | None = None
     api_key: SecretText | None = None
@@ -118,7 +118,7 @@ class ModelSection(Section):
     """One public model."""
 
     targets: list[Text]
-    strategy: Text | None = None
+    strategy: Literal["round_robin"] = "round_robin"
     prices: PricesSection | None = None
     min_output_tokens: Positive | None = None
     context_window: Positive | None = None
@@ -220,6 +220,7 @@ class Document(Section):
     ] = []
     cut_tail: Milliseconds = 1_000
     on_disconnect: Literal["cancel", "finish"] = "cancel"
+    betas: Annotated[list[Text], BeforeValidator(_listed)] = []
     providers: Annotated[dict[Name, ProviderSection], BeforeValidator(_filled)] = Field(
         default_factory=dict[str, ProviderSection]
     )
@@ -232,10 +233,8 @@ class Document(Section):
     )
 
 
-DIALECTS_LATER = ("anthropic",)
 SECTIONS_LATER = ("breakers", "alerts")
 """What DESIGN has and this version does not serve yet: named, so that an error can say so."""
-assert not set(DIALECTS_LATER) & set(DialectName)
 
 
 @cache

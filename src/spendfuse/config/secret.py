@@ -3,6 +3,8 @@
 from typing import Never
 
 MASK = "**********"
+CLIENT_KEY_PREFIX = "sk-sf-"
+"""What the client keys that Spendfuse makes begin with."""
 
 
 class Secret:

@@ -15,6 +15,7 @@ class DialectName(StrEnum):
     """The API that a provider speaks."""
 
     OPENAI = "openai"
+    ANTHROPIC = "anthropic"
 
 
 class OnDisconnect(StrEnum):
@@ -52,7 +53,7 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """Who serves models. `base_url` has no slash at its end.
+    """Who serves models. `base_url` has no slash at its end. `vendor` is whose price list and model names it has.
 
     `api_key` is None where the environment lacks it, and where none was configured (`needs_api_key` tells which).
     `prices` are by the provider's model name, with `*` for any other. `allow_free`: a model without any known price is
@@ -60,6 +61,7 @@ class Provider:
     """
 
     name: str
+    vendor: str
     dialect: DialectName
     base_url: str
     api_key: Secret | None = None
@@ -81,10 +83,19 @@ class Provider:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A provider and its own name of a model."""
+    """A provider and its own name of a model. What the public model leaves open has been taken from the provider.
+
+    `price` None leaves it to the price sheet; `context_window` and `output_tokens_max` None to the sheet of caps.
+    `reference_tokens` bounds content by reference (a URL, a file id); None bounds it at the context window.
+    """
 
     provider: Provider
     model: str
+    price: Price | None = None
+    context_window: int | None = None
+    output_tokens_max: int | None = None
+    output_tokens_per_s_max: int = 1_000
+    reference_tokens: int | None = None
 
     @property
     def name(self) -> str:
@@ -94,20 +105,11 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class PublicModel:
-    """A model name that clients may ask for. What the model leaves open has been taken from its provider.
-
-    `price` None leaves it to the price sheet; `context_window` and `output_tokens_max` None to the sheet of caps.
-    `reference_tokens` bounds content by reference (a URL, a file id); None bounds it at the context window.
-    """
+    """A model name that clients may ask for, and its targets (at least one), which take turns."""
 
     name: str
-    target: Target
+    targets: tuple[Target, ...]
     min_output_tokens: int
-    price: Price | None = None
-    context_window: int | None = None
-    output_tokens_max: int | None = None
-    output_tokens_per_s_max: int = 1_000
-    reference_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,4 +144,10 @@ class Config:
     models: Mapping[str, PublicModel]
     keys: tuple[ConfiguredKey, ...]
     limits: tuple[Limit, ...]
+    betas: tuple[str, ...] = ()
+    """Values of `anthropic-beta` that pass beside the known ones."""
+    serves_snapshots: bool = False
+    """A dated snapshot of a model (`gpt-4o-2024-08-06`) is served too, at that model's own bounds."""
+    makes_key: bool = False
+    """Where there is no client key at all, one is made and shown at the first start."""
     warnings: tuple[str, ...] = ()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 
+from spendfuse.core.calls import CacheWrite
 from spendfuse.core.money import Nanos, nanos_from_picos_up
 from spendfuse.core.usage import Usage
 
@@ -52,9 +53,15 @@ class Rates:
             + self.request
         )
 
-    def dearest_input(self, *, audio: bool = False) -> int:
-        """The dearest price an input token can have; `audio` says that the call carries audio."""
-        text = max(self.input, self.cache_read or 0, self.cache_write or 0, self.cache_write_long or 0)
+    def dearest_input(self, *, audio: bool = False, cache_write: CacheWrite = CacheWrite.LONG) -> int:
+        """The dearest price an input token can have; `audio` says that the call carries audio, `cache_write` for how
+        long at most its input is kept.
+        """
+        text = max(self.input, self.cache_read or 0)
+        if cache_write is not CacheWrite.NONE:
+            text = max(text, self.cache_write or 0)
+        if cache_write is CacheWrite.LONG:
+            text = max(text, self.cache_write_long or 0)
         return max(text, self.input_audio or 0, self.cache_read_audio or 0) if audio else text
 
     def dearest_output(self, *, audio: bool = False) -> int:

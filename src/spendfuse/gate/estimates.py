@@ -1,12 +1,12 @@
 """From a call to what is asked of the ledger: its quote, and the output caps it can do with.
 
 The first estimate takes the bytes of the text as its tokens, which costs nothing. Tokens are counted only when that
-does not fit, and only where the model's own vocabulary is at hand, or where all limits that count are content with an
-estimate (`estimate: true`).
+does not fit, and only where the model's own vocabulary is at hand, where the provider counts for nothing, or where all
+limits that count are content with an estimate (`estimate: true`).
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from spendfuse.core.calls import Call
@@ -25,6 +25,10 @@ USEFUL_STRUCTURED_TOKENS = 1_024
 """A schema cut short, or thinking cut short, is money for nothing: such a call needs at least this, or its own cap."""
 
 
+ProviderCount = Callable[[], Awaitable[int | None]]
+"""Asks a provider how many tokens a call's input has; None when it does not say."""
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """What a call asks of the ledger. `sends_cap` is False for a free target that no token limit covers."""
@@ -34,6 +38,8 @@ class Estimate:
     labels: Labels
     quoted: Quoted
     caps: CapRange
+    counts: ProviderCount | None
+    """How its provider can count it."""
     can_count: bool
     """Tokens have not been counted yet, and could be."""
     sends_cap: bool
@@ -51,16 +57,17 @@ class Estimator:
         self._output_tokens_default = output_tokens_default
         self._learned = LearnedCaps()
 
-    def rough(self, call: Call, route: Route, labels: Labels) -> Estimate | Deny:
-        """An estimate by bytes."""
+    def rough(self, call: Call, route: Route, labels: Labels, counts: ProviderCount | None = None) -> Estimate | Deny:
+        """An estimate by bytes; `counts` asks the provider for its own count."""
         quoted = route.quote(call, counted=False, overrun_percent=self._overruns.percent_of(route.target))
         if isinstance(quoted, Deny):
             return quoted
         if not call.has_output or (route.is_free and not any(one.covers(labels) for one in self._token_limits)):
-            return Estimate(call, route, labels, quoted, _NO_OUTPUT, route.can_count, sends_cap=False)
+            can_count = call.operation.is_billed and route.can_count
+            return Estimate(call, route, labels, quoted, _NO_OUTPUT, None, can_count, sends_cap=False)
         caps = self._caps(call, route, labels, quoted)
-        can_count = route.can_count or self._may_estimate(labels)
-        return Estimate(call, route, labels, quoted, caps, can_count, sends_cap=True)
+        can_count = route.can_count or counts is not None or self._may_estimate(labels)
+        return Estimate(call, route, labels, quoted, caps, counts, can_count, sends_cap=True)
 
     def _may_estimate(self, labels: Labels) -> bool:
         """Whether every limit of money or tokens that covers the call takes an estimate for a bound."""
@@ -70,13 +77,21 @@ class Estimator:
         return bool(covering) and all(one.estimate for one in covering)
 
     async def counted(self, estimate: Estimate) -> Estimate:
-        """The estimate with its tokens counted, in a thread: loading the vocabulary and long texts take a while."""
+        """The estimate with its tokens counted: by the provider, else here in a thread, as loading the vocabulary and
+        long texts take a while. Where neither can be had it stays as it was.
+        """
         call, route, labels = estimate.call, estimate.route, estimate.labels
         percent = self._overruns.percent_of(route.target)
-        quoted = await asyncio.to_thread(route.quote, call, counted=True, overrun_percent=percent)
+        count = await estimate.counts() if estimate.counts is not None else None
+        if count is not None:
+            quoted = route.quote(call, counted=False, overrun_percent=percent, provider_count=count)
+        elif route.can_count or self._may_estimate(labels):
+            quoted = await asyncio.to_thread(route.quote, call, counted=True, overrun_percent=percent)
+        else:
+            return replace(estimate, can_count=False)
         assert not isinstance(quoted, Deny), "what can be bounded by bytes can be bounded"
         caps = self._caps(call, route, labels, quoted) if estimate.sends_cap else _NO_OUTPUT
-        return Estimate(call, route, labels, quoted, caps, can_count=False, sends_cap=estimate.sends_cap)
+        return replace(estimate, quoted=quoted, caps=caps, can_count=False)
 
     def counting_may_help(self, estimate: Estimate, refused: Refused) -> bool:
         """Whether fewer input tokens could change a refusal: not a rate's, nor where the least output does not fit.
@@ -109,7 +124,7 @@ class Estimator:
         return self._learned.cap(route.name, labels.get("feature", ""))
 
     def _useful(self, call: Call, route: Route, labels: Labels) -> int:
-        if route.reasons:
+        if route.reasons or (call.thinks and not call.thinking_tokens):
             return max(self._learned_cap(route, labels), USEFUL_REASONING_TOKENS)
         if call.is_structured:
             return max(self._learned_cap(route, labels), USEFUL_STRUCTURED_TOKENS)

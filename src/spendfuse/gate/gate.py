@@ -1,6 +1,6 @@
 """The gate: the whole way of a call, from parsed bytes to an ended reservation.
 
-    parse -> route -> labels -> quote -> reserve (wait, fit) -> attempt -> relay -> settle or void
+    parse -> route -> labels -> carry -> quote -> reserve (wait, fit) -> attempt -> relay -> settle or void
 
 Failure policy: closed. What can't be priced, bounded, attributed or reserved is refused, and a store that is away
 refuses every call. One owner at a time has to end a reservation: `_admit` hands it to the attempt, which ends it on
@@ -14,36 +14,42 @@ from functools import partial
 
 from spendfuse.clock import Clock
 from spendfuse.config import Config
-from spendfuse.core.calls import Call
+from spendfuse.core.calls import Call, Operation
 from spendfuse.core.decisions import Admitted, Fit, Reason, Refused
 from spendfuse.core.errors import LedgerUnavailable, ReservationUnknown
 from spendfuse.core.labels import Labels
-from spendfuse.core.limits import RouteTo
+from spendfuse.core.limits import Limit, RouteTo
 from spendfuse.core.refusals import UNAVAILABLE_RETRY_S, Code, Deny, deny_refused
 from spendfuse.core.reservations import CallId, CallIds, ReservationId, call_text, reservation_of
 from spendfuse.core.windows import NS_PER_MS
 from spendfuse.gate.attribution import Attribution
+from spendfuse.gate.counting import ProviderCounts
 from spendfuse.gate.endings import Held
 from spendfuse.gate.estimates import Estimate, Estimator
 from spendfuse.gate.events import RefusalCounts
+from spendfuse.gate.exchanges import Exchanges
 from spendfuse.gate.overruns import Overruns
 from spendfuse.gate.relay import Attempt
 from spendfuse.gate.requests import Caller, Downstream, Request
 from spendfuse.gate.reservations import Endings, OpenReservation
-from spendfuse.gate.routes import Route, Routes
+from spendfuse.gate.routes import Rotation, Route, Routes
 from spendfuse.ledger.store import Demand, Ledger
 from spendfuse.upstream.client import UpstreamClient
-from spendfuse.wire.dialect import Answer
+from spendfuse.wire.dialect import Answer, Exchange
 
 _NO_RESERVATION = ReservationId(0)
+_TARGET_LABELS = frozenset({"target", "provider"})
 CALL_ID_HEADER = "x-spendfuse-call-id"
 CAP_HEADER = "x-spendfuse-max-tokens"
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """An admitted call: the estimate it was admitted by, its open reservation, the cap to send (None: send none)."""
+    """An admitted call: how it is carried out, the estimate it was admitted by, its open reservation, and the cap to
+    send (None: send none).
+    """
 
+    exchange: Exchange
     estimate: Estimate
     reservation: OpenReservation
     cap: int | None
@@ -56,15 +62,26 @@ class Admission:
 class Gate:
     """Serves calls against one config, one ledger and one upstream client. One per process."""
 
-    def __init__(self, *, config: Config, routes: Routes, ledger: Ledger, client: UpstreamClient, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        config: Config,
+        routes: Routes,
+        exchanges: Exchanges,
+        ledger: Ledger,
+        client: UpstreamClient,
+        clock: Clock,
+    ) -> None:
         self._config = config
         self._routes = routes
+        self._exchanges = exchanges
         self._ledger = ledger
         self._client = client
         self._clock = clock
         self._ids = CallIds()
         self.overruns = Overruns(ledger)
         self._estimator = Estimator(config.limits, self.overruns, output_tokens_default=config.output_tokens_default)
+        self._counts = ProviderCounts(client)
         self._finishing: set[asyncio.Task[Deny | None]] = set()
         self._attribution = Attribution(config.limits)
         self.endings = Endings(ledger)
@@ -79,16 +96,17 @@ class Gate:
             await down.answer(Answer(told.status, (*told.headers, (CALL_ID_HEADER, call_text(call_id))), told.body))
 
     async def _serve(self, request: Request, call_id: CallId, down: Downstream) -> Deny | None:
-        call = request.dialect.parse(request.body)
+        call = request.dialect.parse(request.body, request.headers)
         if isinstance(call, Deny):
             return call
         admission = await self._admit(request, call, reservation_of(call_id, 1))
         if isinstance(admission, Deny):
             return admission
-        attempt = self._attempt(request, call, admission, down, call_text(call_id))
+        attempt = self._attempt(admission, down, call_text(call_id), client_cap=call.cap)
+        exchange = admission.exchange
         try:
-            body = request.dialect.render(call, admission.route.wire, cap=admission.cap)
-            upstream = admission.route.request(call.operation, request.dialect.headers_upstream(request.headers), body)
+            body = exchange.render(admission.estimate.call, admission.route.wire, cap=admission.cap)
+            upstream = admission.route.request(exchange.operation, exchange.headers_upstream(request.headers), body)
         except Exception:
             # A defect of ours; nothing has been sent.
             admission.reservation.void()
@@ -102,42 +120,56 @@ class Gate:
 
     async def _admit(self, request: Request, call: Call, reservation_id: ReservationId) -> Admission | Deny:
         """Reserve a call's quote on all limits that cover it, at its route or at those that its limits lead to."""
-        route = self._routes.get(call.model)
-        tried = {call.model}
+        rotation = self._routes.get(call.model)
+        if isinstance(rotation, Deny):
+            return rotation
+        routes, tried = rotation.turn(), {call.model}
         while True:
-            if isinstance(route, Deny):
-                return route
-            labels = self._attribution.labels_of(request, call, route.labels)
+            labels = self._attribution.labels_of(request, call, routes[0].labels)
             if isinstance(labels, Deny):
                 self.refusals.count(labels, request.caller.labels)
                 return labels
-            admission = await self._admit_at(route, call, labels, caller=request.caller, reservation_id=reservation_id)
+            admission = await self._admit_at(routes[0], request, call, labels=labels, reservation_id=reservation_id)
             if isinstance(admission, Admission):
                 return admission
-            elsewhere = self._route_instead(admission.reasons, tried)
-            if elsewhere is None:
+            elsewhere = self._routes_instead(admission.reasons, routes[1:], tried)
+            if not elsewhere:
                 self.refusals.count(admission, labels)
                 return admission
-            route = elsewhere
+            routes = elsewhere
 
-    def _route_instead(self, reasons: tuple[Reason, ...], tried: set[str]) -> Route | None:
-        """The first route that refusing limits lead to, that can be used and that was not tried yet."""
+    def _routes_instead(
+        self, reasons: tuple[Reason, ...], others: tuple[Route, ...], tried: set[str]
+    ) -> tuple[Route, ...]:
+        """The model's other targets where only limits of this one refused, else the first model that a refusing limit
+        leads to, that can be used and that was not tried yet.
+        """
+        if reasons and others and all(_is_of_target(reason.limit) for reason in reasons):
+            return others
         for reason in reasons:
             instead = reason.limit.on_exceed
             if isinstance(instead, RouteTo) and instead.model not in tried:
                 tried.add(instead.model)
-                route = self._routes.get(instead.model)
-                if isinstance(route, Route):
-                    return route
-        return None
+                rotation = self._routes.get(instead.model)
+                if isinstance(rotation, Rotation):
+                    return rotation.turn()
+        return ()
 
     async def _admit_at(
-        self, route: Route, call: Call, labels: Labels, *, caller: Caller, reservation_id: ReservationId
+        self, route: Route, request: Request, call: Call, *, labels: Labels, reservation_id: ReservationId
     ) -> Admission | Deny:
         """Reserve at one route: by bytes if they fit, else by tokens if those can be counted; wait; fit; or refuse."""
-        estimate = self._estimator.rough(call, route, labels)
+        exchange = self._exchanges.get((request.dialect.operation, route.api))
+        if exchange is None:
+            return _deny_path(route, request.dialect.operation)
+        carried = exchange.carry(call)
+        if isinstance(carried, Deny):
+            return carried
+        counts = self._counts.of(carried, exchange, route, request.headers)
+        estimate = self._estimator.rough(carried, route, labels, counts)
         if isinstance(estimate, Deny):
             return estimate
+        caller = request.caller
         try:
             verdict = await self._reserve(estimate, caller, reservation_id)
             if isinstance(verdict, Refused) and self._estimator.counting_may_help(estimate, verdict):
@@ -149,7 +181,7 @@ class Gate:
             return deny_refused(verdict, self._clock.now_ns() // NS_PER_MS)
         self.refusals.count_shadow(verdict.would_refuse, labels)
         reservation = self.endings.opened(reservation_id, Held(estimate.quoted.quote, verdict.cap))
-        return Admission(estimate, reservation, verdict.cap if estimate.sends_cap else None)
+        return Admission(exchange, estimate, reservation, verdict.cap if estimate.sends_cap else None)
 
     async def _reserve(self, estimate: Estimate, caller: Caller, reservation_id: ReservationId) -> Admitted | Refused:
         demand = Demand(
@@ -163,13 +195,13 @@ class Gate:
         )
         return await self._ledger.reserve(demand, wait_s=0.0 if estimate.can_count else self._config.busy_wait_s)
 
-    def _attempt(self, request: Request, call: Call, admission: Admission, down: Downstream, call_id: str) -> Attempt:
+    def _attempt(self, admission: Admission, down: Downstream, call_id: str, *, client_cap: int | None) -> Attempt:
         headers = [(CALL_ID_HEADER, call_id)]
-        if admission.cap is not None and admission.cap != call.cap:
+        if admission.cap is not None and admission.cap != client_cap:
             headers.append((CAP_HEADER, str(admission.cap)))
         return Attempt(
-            call=call,
-            dialect=request.dialect,
+            call=admission.estimate.call,
+            exchange=admission.exchange,
             route=admission.route,
             reservation=admission.reservation,
             down=down,
@@ -205,3 +237,17 @@ class Gate:
             await asyncio.gather(*self._finishing, return_exceptions=True)
         await self.endings.drain(timeout_s)
         await self.refusals.flush()
+
+
+def _is_of_target(limit: Limit) -> bool:
+    """Whether a limit tells targets apart, so that another one may still have room."""
+    return not _TARGET_LABELS.isdisjoint((*limit.each, *limit.match))
+
+
+def _deny_path(route: Route, operation: Operation) -> Deny:
+    return Deny(
+        Code.INVALID_REQUEST,
+        f'The model "{route.name}" is served by a provider that speaks {route.api.value}, to which calls of '
+        f"/v1/{operation.value} can't be carried.",
+        "model",
+    )

@@ -35,7 +35,7 @@ from spendfuse.upstream.client import (
     UpstreamResponse,
     UpstreamTimeout,
 )
-from spendfuse.wire.dialect import Answer, Dialect, StreamMeter, Visible
+from spendfuse.wire.dialect import Answer, Exchange, StreamMeter, Visible
 
 logger = logging.getLogger("spendfuse.gate")
 
@@ -54,6 +54,8 @@ _DROPPED_HEADERS = frozenset(
     }
 )  # fmt: skip
 """Of one connection only, or about the provider's own site."""
+_BODY_HEADERS = frozenset({"content-type", "content-encoding", "etag", "digest", "content-language"})
+"""About the bytes of a body."""
 
 
 @dataclass(slots=True)
@@ -61,7 +63,7 @@ class Attempt:
     """One call at one target, under one open reservation."""
 
     call: Call
-    dialect: Dialect
+    exchange: Exchange
     route: Route
     reservation: OpenReservation
     down: Downstream
@@ -123,7 +125,7 @@ class Attempt:
         elif self.call.stream and response.headers.get("content-type", "").startswith("text/event-stream"):
             return await self._relay_stream(response)
         else:
-            await self._relay_whole(response)
+            return await self._relay_whole(response)
         return None
 
     async def _relay_error(self, response: UpstreamResponse) -> None:
@@ -132,11 +134,13 @@ class Attempt:
         else:
             self._settle_unknown()
         body = await response.read(ANSWER_BYTES_MAX)
-        await self.down.answer(Answer(response.status, (*self.headers, *_passed_headers(response)), body))
+        told = self.exchange.error(response.status, body)
+        passed = _passed_headers(response, is_ours=told is not body)
+        await self.down.answer(Answer(response.status, (*self.headers, *passed), told))
 
-    async def _relay_whole(self, response: UpstreamResponse) -> None:
+    async def _relay_whole(self, response: UpstreamResponse) -> Deny | None:
         body = await response.read(ANSWER_BYTES_MAX)
-        metered = self.dialect.metered(body)
+        metered = self.exchange.metered(body)
         match metered:
             case Exact(usage):
                 charge = self._charge_exact(usage)
@@ -145,11 +149,19 @@ class Attempt:
             case None:
                 charge = self._charge_unknown()
         self.reservation.settle(charge)
+        told = self.exchange.answer(body)
+        if told is None:
+            return Deny(
+                Code.UPSTREAM_FAILED,
+                f"The provider's answer could not be translated. It was charged with ${format_usd(charge.cost)}.",
+            )
         cost = ("x-spendfuse-cost-usd", format_usd(charge.cost))
-        await self.down.answer(Answer(response.status, (*self.headers, cost, *_passed_headers(response)), body))
+        passed = _passed_headers(response, is_ours=told is not body)
+        await self.down.answer(Answer(response.status, (*self.headers, cost, *passed), told))
+        return None
 
     async def _relay_stream(self, response: UpstreamResponse) -> "_Cut | None":
-        meter = self.dialect.stream_meter(self.call)
+        meter = self.exchange.stream_meter(self.call)
         if response.headers.get("content-encoding", "identity").lower() != "identity":
             # Compressed, although it was asked not to be.
             meter.has_unread = True
@@ -275,5 +287,9 @@ class OutrunWatch:
         return False
 
 
-def _passed_headers(response: UpstreamResponse) -> tuple[tuple[str, str], ...]:
+def _passed_headers(response: UpstreamResponse, *, is_ours: bool = False) -> tuple[tuple[str, str], ...]:
+    """The provider's headers for the client; `is_ours`: the body is not the provider's but our JSON."""
+    if is_ours:
+        ours = [(name, value) for name, value in _passed_headers(response) if name.lower() not in _BODY_HEADERS]
+        return (("content-type", "application/json"), *ours)
     return tuple([(name, value) for name, value in response.headers.items() if name.lower() not in _DROPPED_HEADERS])

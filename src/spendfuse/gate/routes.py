@@ -1,12 +1,15 @@
 """Public model names, compiled for the hot path: where a call goes, at what price, under which bounds."""
 
+import math
+import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from spendfuse.clock import Clock
-from spendfuse.config import Config, OnDisconnect, PublicModel, Timeouts
-from spendfuse.core.calls import Call, Operation
+from spendfuse.config import Config, DialectName, OnDisconnect, Provider, PublicModel, Target, Timeouts
+from spendfuse.core.calls import CacheWrite, Call, Operation
 from spendfuse.core.money import Nanos
 from spendfuse.core.refusals import Code, Deny
 from spendfuse.core.usage import Usage
@@ -16,13 +19,18 @@ from spendfuse.upstream.client import UpstreamRequest
 from spendfuse.wire.dialect import WireTarget
 
 NANOS_PER_S = 1_000_000_000
+SERVED_SHOWN_MAX = 50
+SNAPSHOTS_MAX = 1_000
+_SNAPSHOT = re.compile(r"([a-z0-9.-]{1,100}?)-(?:20[0-9]{6}|20[0-9]{2}-[0-9]{2}-[0-9]{2})")
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One public model name: its target, priced, and how to reach it."""
+    """A public model name at one of its targets: priced, and how to reach it."""
 
     name: str
+    api: DialectName
+    """What its provider speaks."""
     priced: PricedTarget
     is_free: bool
     """Nothing it does costs anything, which config has allowed."""
@@ -34,6 +42,8 @@ class Route:
     cut_tail_s: float
     finishes_abandoned: bool
     """A call that is not streamed goes on when its client leaves."""
+    caches_on_demand: bool
+    """Its provider keeps input, and bills that, only where a call asks for it."""
     _pricer: Pricer = field(repr=False)
     _clock: Clock = field(repr=False)
     _urls: Mapping[Operation, str] = field(repr=False)
@@ -55,10 +65,13 @@ class Route:
         """`provider/model`, the label `target`."""
         return self.labels["target"]
 
-    def quote(self, call: Call, *, counted: bool, overrun_percent: int) -> Quoted | Deny:
+    def quote(
+        self, call: Call, *, counted: bool, overrun_percent: int, provider_count: int | None = None
+    ) -> Quoted | Deny:
         """The upper bound of what the call can cost here; see `Overruns` for the percent.
 
-        Where its tokens can't be counted, `counted` gives an estimate, which bounds nothing.
+        Where its tokens can't be counted, `counted` gives an estimate, which bounds nothing, unless the provider has
+        counted them.
         """
         return self._pricer.quote(
             call,
@@ -66,7 +79,9 @@ class Route:
             counted=counted,
             at=self._now(),
             overrun_percent=overrun_percent,
-            estimated=counted and not self.can_count,
+            estimated=counted and not self.can_count and provider_count is None,
+            provider_count=provider_count,
+            cache_write=call.cache_write if self.caches_on_demand else CacheWrite.LONG,
         )
 
     def cap_wanted(self, call: Call, quoted: Quoted, output_tokens_default: int) -> int:
@@ -88,17 +103,19 @@ class Route:
         """An upper bound of them: exact where the vocabulary is at hand, else their bytes."""
         return sum(self._pricer.count_at_most(self.priced, text) for text in texts)
 
-    def request(self, operation: Operation, headers: Mapping[str, str], body: bytes) -> UpstreamRequest:
-        """The request to send upstream."""
+    def request(
+        self, operation: Operation, headers: Mapping[str, str], body: bytes, *, timeout_s_max: float = math.inf
+    ) -> UpstreamRequest:
+        """The request to send upstream; no timeout of it is longer than `timeout_s_max`."""
         timeouts = self._timeouts
         return UpstreamRequest(
             self._urls[operation],
             {**headers, **self._headers},
             body,
-            timeouts.connect_s,
-            timeouts.first_byte_s,
-            timeouts.read_s,
-            timeouts.total_s,
+            min(timeouts.connect_s, timeout_s_max),
+            min(timeouts.first_byte_s, timeout_s_max),
+            min(timeouts.read_s, timeout_s_max),
+            min(timeouts.total_s, timeout_s_max),
         )
 
     def _now(self) -> datetime:
@@ -109,32 +126,56 @@ class Routes:
     """The routes of one config; those that can't be used say why when they are asked for."""
 
     def __init__(self, config: Config, clock: Clock) -> None:
-        self._pricer = Pricer.load(overrides_of(config))
-        self._routes: dict[str, Route | Deny] = {
-            name: self._route(model, config, clock) for name, model in config.models.items()
-        }
+        self._pricer = Pricer.load(overrides_of(config), vendors_of(config))
+        self._config = config
+        self._clock = clock
+        self._rotations = {name: self._rotation(model) for name, model in config.models.items()}
+        self._snapshot = lru_cache(SNAPSHOTS_MAX)(self._find_snapshot)
 
-    def get(self, name: str) -> Route | Deny:
-        """The route of a public model name."""
-        route = self._routes.get(name)
-        if route is None:
-            served = ", ".join(sorted(self._routes)) or "none"
+    def get(self, name: str) -> "Rotation | Deny":
+        """The routes of a public model name."""
+        rotation = self._rotations.get(name)
+        if rotation is None and self._config.serves_snapshots:
+            rotation = self._snapshot(name)
+        if rotation is None:
+            served = ", ".join(sorted(self._rotations)[:SERVED_SHOWN_MAX]) or "none"
+            if len(self._rotations) > SERVED_SHOWN_MAX:
+                served += f" and {len(self._rotations) - SERVED_SHOWN_MAX} more (GET /v1/models)"
             return Deny(
                 Code.MODEL_NOT_FOUND, f"The model {name[:200]!r} does not exist here. Served: {served}.", "model"
             )
-        return route
+        return rotation
 
-    def _route(self, model: PublicModel, config: Config, clock: Clock) -> Route | Deny:
-        target, provider = model.target, model.target.provider
+    def _find_snapshot(self, name: str) -> "Rotation | Deny | None":
+        """The routes of a dated snapshot of a model; it is counted under the model's own name."""
+        dated = _SNAPSHOT.fullmatch(name)
+        if dated is None:
+            return None
+        models = self._config.models
+        model = models.get(dated[1]) or models.get(f"{dated[1]}-latest")
+        if model is None:
+            return None
+        return self._rotation(replace(model, targets=tuple([replace(one, model=name) for one in model.targets])))
+
+    def _rotation(self, model: PublicModel) -> "Rotation | Deny":
+        """The routes of a model to those of its targets that can be used; where none can, why the first can't."""
+        each = [self._route(model, target) for target in model.targets]
+        usable = tuple(one for one in each if isinstance(one, Route))
+        if usable:
+            return Rotation(usable)
+        return next(one for one in each if isinstance(one, Deny))
+
+    def _route(self, model: PublicModel, target: Target) -> Route | Deny:
+        config, provider = self._config, target.provider
         priced = self._pricer.target_prices(provider.name, target.model)
         if isinstance(priced, Unpriced):
             return Deny(Code.MODEL_NOT_PRICED, priced.message, "model")
         if provider.needs_api_key and provider.api_key is None:
             message = f'The provider "{provider.name}" has no API key: set providers.{provider.name}.api_key.'
             return Deny(Code.PROVIDER_KEY_MISSING, message, "model")
-        headers = {} if provider.api_key is None else {"Authorization": f"Bearer {provider.api_key.reveal()}"}
         return Route(
             name=model.name,
+            api=provider.dialect,
             priced=priced,
             is_free=priced.is_free,
             wire=WireTarget(
@@ -142,27 +183,60 @@ class Routes:
             ),
             labels={"model": model.name, "provider": provider.name, "target": target.name},
             min_output_tokens=model.min_output_tokens,
-            output_tokens_per_s_max=model.output_tokens_per_s_max,
+            output_tokens_per_s_max=target.output_tokens_per_s_max,
             cut_tail_s=config.cut_tail_s,
             finishes_abandoned=config.on_disconnect is OnDisconnect.FINISH,
+            caches_on_demand=provider.dialect is DialectName.ANTHROPIC,
             _pricer=self._pricer,
-            _clock=clock,
+            _clock=self._clock,
             _urls={operation: f"{provider.base_url}/{operation.value}" for operation in Operation},
-            _headers=headers,
+            _headers=_credentials(provider),
             _timeouts=provider.timeouts,
         )
+
+
+class Rotation:
+    """The routes of one public model, taking turns. Each process turns by itself."""
+
+    __slots__ = ("_at", "_routes")
+
+    def __init__(self, routes: tuple[Route, ...]) -> None:
+        self._routes = routes
+        self._at = 0
+
+    def turn(self) -> tuple[Route, ...]:
+        """All routes, the one whose turn it is first."""
+        if len(self._routes) == 1:
+            return self._routes
+        at = self._at
+        self._at = (at + 1) % len(self._routes)
+        return self._routes[at:] + self._routes[:at]
+
+
+def _credentials(provider: Provider) -> dict[str, str]:
+    if provider.api_key is None:
+        return {}
+    key = provider.api_key.reveal()
+    if provider.dialect is DialectName.ANTHROPIC:
+        return {"x-api-key": key}
+    return {"Authorization": f"Bearer {key}"}
 
 
 def overrides_of(config: Config) -> dict[str, dict[str, Override]]:
     """What a config says of prices and bounds, as the pricer takes it."""
     overrides: dict[str, dict[str, Override]] = {}
     for model in config.models.values():
-        provider = model.target.provider
-        overrides.setdefault(provider.name, {})[model.target.model] = Override(
-            price=model.price,
-            context_window=model.context_window,
-            output_tokens_max=model.output_tokens_max,
-            reference_tokens=model.reference_tokens,
-            allow_zero=provider.allow_free,
-        )
+        for target in model.targets:
+            overrides.setdefault(target.provider.name, {})[target.model] = Override(
+                price=target.price,
+                context_window=target.context_window,
+                output_tokens_max=target.output_tokens_max,
+                reference_tokens=target.reference_tokens,
+                allow_zero=target.provider.allow_free,
+            )
     return overrides
+
+
+def vendors_of(config: Config) -> dict[str, str]:
+    """Whose price list each provider has, as the pricer takes it."""
+    return {name: provider.vendor for name, provider in config.providers.items()}

@@ -26,6 +26,9 @@ FOREIGN_TEMPLATE_TOKENS = 128
 """What vendors other than OpenAI put before a chat without being asked."""
 FOREIGN_TOOLS_TOKENS = 1_024
 """The instructions that other vendors add as soon as there are tools (Anthropic: up to about 800)."""
+PROVIDER_COUNT_PERCENT = 103
+PROVIDER_COUNT_TOKENS = 32
+"""Added to a vendor's own count, which by its own words may differ from the bill by a small amount."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +55,14 @@ def input_bound(
     holds_vocabulary: bool,
     counted: bool,
     foreign_percent: int | None = None,
+    provider_count: int | None = None,
 ) -> InputBound | Unboundable:
     """The bound of a call's input, `counted` if so asked and possible.
 
     Counting takes about 30 us for a kilobyte, releases the GIL and loads the vocabulary when it is the first: call it
     in a thread. It is left out above `COUNTED_BYTES_MAX`, where bytes stay the bound. With a `foreign_percent` a model
     whose vocabulary we do not hold is counted by ours, times that; the result is an estimate then, no bound.
+    A `provider_count` is the provider's own for the whole input; a margin is added, as vendors call theirs an estimate.
     """
     beside_text = _beside_text(content, caps)
     if isinstance(beside_text, Unboundable):
@@ -65,15 +70,17 @@ def input_bound(
     percent = 100 if holds_vocabulary else foreign_percent
     can_count = counted and percent is not None and content.text_bytes <= COUNTED_BYTES_MAX
     text_tokens = content.text_bytes
-    if operation is Operation.CHAT:
+    if operation is not Operation.EMBEDDINGS:
         text_tokens += _template_tokens(content, is_foreign=not holds_vocabulary)
     if can_count and percent is not None:
         text_tokens = min(text_tokens, -(-_counted_bound(content) * percent // 100))
-    tokens = text_tokens + content.token_ids + beside_text
+    tokens = text_tokens + content.token_ids + content.added_tokens + beside_text
+    if provider_count is not None:
+        tokens = min(tokens, -(-provider_count * PROVIDER_COUNT_PERCENT // 100) + PROVIDER_COUNT_TOKENS)
     # A window is that of one text: an embeddings call may have many.
-    if caps.context_window is not None and operation is Operation.CHAT:
+    if caps.context_window is not None and operation is not Operation.EMBEDDINGS:
         tokens = min(tokens, caps.context_window)
-    return InputBound(tokens, _may_have_audio(content), can_count)
+    return InputBound(tokens, _may_have_audio(content), can_count or provider_count is not None)
 
 
 def _template_tokens(content: Content, *, is_foreign: bool) -> int:

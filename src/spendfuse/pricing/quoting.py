@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 
-from spendfuse.core.calls import Call
+from spendfuse.core.calls import CacheWrite, Call
 from spendfuse.core.money import Nanos
 from spendfuse.core.prices import DatedPrice, Price, Rates
 from spendfuse.core.quotes import Quote
@@ -29,6 +29,8 @@ _FOREIGN_PERCENT = {"anthropic": 135}
 
 Overrides = Mapping[str, Mapping[str, Override]]
 """By provider, then by model or `*`."""
+Vendors = Mapping[str, str]
+"""By provider: whose price list and model names it has, where its own name does not say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,10 @@ class Quoted:
 
     quote: Quote
     bound: InputBound
+
+
+NOTHING_BILLED = Quoted(Quote(0, 0, 0), InputBound(0))
+NO_VENDORS: Vendors = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +56,19 @@ class WantedCap:
 class Pricer:
     """Prices calls at targets. Pure but for its memory of names, so one serves all threads."""
 
-    def __init__(self, sheet: Sheet, caps: CapsTable, overrides: Overrides) -> None:
+    def __init__(self, sheet: Sheet, caps: CapsTable, overrides: Overrides, vendors: Vendors = NO_VENDORS) -> None:
         self._sheet = sheet
         self._caps = caps
         self._overrides = overrides
+        self._vendors = vendors
         self.target_prices = lru_cache(REMEMBERED_NAMES_MAX)(self._target_prices)
         """The prices of a provider's model, `target_prices(provider, model)`."""
 
     @staticmethod
-    def load(overrides: Overrides) -> "Pricer":
+    def load(overrides: Overrides, vendors: Vendors = NO_VENDORS) -> "Pricer":
         """A pricer over the sheet and the caps that came with this version."""
         sheet = Sheet.load()
-        return Pricer(sheet, CapsTable.load(sheet), overrides)
+        return Pricer(sheet, CapsTable.load(sheet), overrides, vendors)
 
     def quote(
         self,
@@ -72,13 +79,19 @@ class Pricer:
         at: datetime,
         overrun_percent: int = 100,
         estimated: bool = False,
+        provider_count: int | None = None,
+        cache_write: CacheWrite = CacheWrite.LONG,
     ) -> Quoted | Deny:
         """The upper bound of what a call can cost, at every price that can apply within an hour of `at`.
 
         `counted` counts tokens where that is possible: in a thread, see `bounds.input_bound`. `estimated` counts them
-        by another vocabulary where we do not hold the model's own, which bounds nothing. `overrun_percent` (at
-        least 100) is what a target's quotes are multiplied by since it charged more than one of them.
+        by another vocabulary where we do not hold the model's own, which bounds nothing. `provider_count`
+        is what the provider itself counted for the whole input. `overrun_percent` (at least 100) is what a target's
+        quotes are multiplied by since it charged more than one of them. `cache_write`: for how long at most the
+        provider keeps input of this call.
         """
+        if not call.operation.is_billed:
+            return NOTHING_BILLED
         if call.has_output and target.input_only:
             return Deny(
                 Code.MODEL_NOT_PRICED,
@@ -95,11 +108,12 @@ class Pricer:
             operation=call.operation,
             holds_vocabulary=target.can_count,
             counted=counted,
-            foreign_percent=_FOREIGN_PERCENT.get(target.provider, FOREIGN_PERCENT) if estimated else None,
+            foreign_percent=_FOREIGN_PERCENT.get(target.vendor, FOREIGN_PERCENT) if estimated else None,
+            provider_count=provider_count,
         )
         if isinstance(bound, Unboundable):
             return Deny(Code.INVALID_REQUEST, f'model "{target.model}": {bound.message}', "messages")
-        return Quoted(_quote(call, prices, bound, max(overrun_percent, 100)), bound)
+        return Quoted(_quote(call, prices, bound, overrun_percent=overrun_percent, cache_write=cache_write), bound)
 
     def charge(self, target: PricedTarget, usage: Usage, *, at: datetime, service_tier: str | None) -> Nanos:
         """The cost of a usage of a call begun at `at`.
@@ -148,7 +162,8 @@ class Pricer:
 
     def _target_prices(self, provider: str, model: str) -> PricedTarget | Unpriced:
         override = self._override(provider, model)
-        listing = self._sheet.listing(provider, model)
+        vendor = self._vendors.get(provider, provider)
+        listing = self._sheet.listing(vendor, model)
         if override.price is not None:
             prices, source, input_only = (DatedPrice(None, override.price),), "config", False
         elif listing is None and override.allow_zero:
@@ -163,11 +178,12 @@ class Pricer:
             prices, source, input_only = listing.prices, self._sheet.about.source, listing.input_only
         return PricedTarget(
             provider=provider,
+            vendor=vendor,
             model=model,
             prices=prices,
-            caps=_with_override(self._caps.caps_of(provider, model), override),
+            caps=_with_override(self._caps.caps_of(vendor, model), override),
             source=source,
-            can_count=tokens.holds_vocabulary(provider, model),
+            can_count=tokens.holds_vocabulary(vendor, model),
             input_only=input_only,
         )
 
@@ -212,14 +228,17 @@ def _prices_of(call: Call, target: PricedTarget, at: datetime) -> tuple[Price, .
     return tuple(prices)
 
 
-def _quote(call: Call, prices: tuple[Price, ...], bound: InputBound, overrun_percent: int) -> Quote:
+def _quote(
+    call: Call, prices: tuple[Price, ...], bound: InputBound, *, overrun_percent: int, cache_write: CacheWrite
+) -> Quote:
     rates = [one for price in prices for one in price.rates_up_to(bound.tokens)]
-    dearest_input = max([one.dearest_input(audio=bound.audio) for one in rates])
+    dearest_input = max([one.dearest_input(audio=bound.audio, cache_write=cache_write) for one in rates])
     dearest_output = max([one.dearest_output(audio=call.output_audio) for one in rates]) if call.has_output else 0
     fixed_picos = bound.tokens * dearest_input + max([one.request for one in rates])
+    percent = max(overrun_percent, 100)
     return Quote(
         input_tokens=bound.tokens,
-        fixed_picos=-(-fixed_picos * overrun_percent // 100),
-        output_picos=-(-dearest_output * overrun_percent // 100),
+        fixed_picos=-(-fixed_picos * percent // 100),
+        output_picos=-(-dearest_output * percent // 100),
         choices=call.choices,
     )

@@ -79,15 +79,41 @@ class _ProviderSheet:
             self._rules = [cast("_Rule", orjson.loads(line)["match"]) for line in self._lines]
         except (orjson.JSONDecodeError, KeyError) as error:
             raise SheetDamaged(f"the price sheet of {provider} is damaged; reinstall Spendfuse") from error
+        # Most rules only spell names out: those are looked up, and the others tried one by one.
+        self._exact: dict[str, int] = {}
+        self._tried: list[int] = []
+        for index, rule in enumerate(self._rules):
+            if _is_exact(rule):
+                for name in _exact_names(rule):
+                    self._exact.setdefault(name, index)
+            else:
+                self._tried.append(index)
 
     def find(self, name: str) -> Listing | None:
-        for index, rule in enumerate(self._rules):
-            if _matches(rule, name):
-                entry = orjson.loads(self._lines[index])
-                known = {entry["model"].lower(), *_literals(rule)}
-                is_known = name in known or _SNAPSHOT_SUFFIX.sub("", name) in known
-                return _listing(self._provider, entry) if is_known else None
-        return None
+        index = self._index_of(name)
+        if index is None:
+            return None
+        entry = orjson.loads(self._lines[index])
+        known = {entry["model"].lower(), *_literals(self._rules[index])}
+        is_known = name in known or _SNAPSHOT_SUFFIX.sub("", name) in known
+        return _listing(self._provider, entry) if is_known else None
+
+    def names(self) -> Iterator[str]:
+        """Each model's own name, then those that its rule takes as they are."""
+        for line, rule in zip(self._lines, self._rules, strict=True):
+            own = str(orjson.loads(line)["model"])
+            yield own
+            yield from (name for name in _exact_names(rule) if name != own.lower())
+
+    def _index_of(self, name: str) -> int | None:
+        """The first line whose rule matches a name in lower case."""
+        exact = self._exact.get(name)
+        for index in self._tried:
+            if exact is not None and index > exact:
+                break
+            if _matches(self._rules[index], name):
+                return index
+        return exact
 
 
 class Sheet:
@@ -109,6 +135,10 @@ class Sheet:
     def load() -> "Sheet":
         """The sheet that came with this version."""
         return Sheet(files("spendfuse.pricing") / "data" / "prices")
+
+    def names(self, seller: str) -> Iterator[str]:
+        """The names that a seller's models have here, as far as they are spelled out."""
+        return self._open(seller).names()
 
     def price(self, provider: str, model: str, at: datetime) -> Price | None:
         """What a model costs at an instant; None when the sheet does not know. It may be zero: see `Price.is_free`."""
@@ -151,6 +181,24 @@ def _matches(rule: _Rule, name: str) -> bool:
             case _:
                 raise SheetDamaged(f"the price sheet has an unknown rule {key!r}; reinstall Spendfuse")
     return False
+
+
+def _is_exact(rule: _Rule) -> bool:
+    """Whether a rule is no more than names."""
+    return all(
+        key == "equals" or (key == "or" and all(map(_is_exact, cast("list[_Rule]", value))))
+        for key, value in rule.items()
+    )
+
+
+def _exact_names(rule: _Rule) -> Iterator[str]:
+    """The names that a rule takes as they are, which are in lower case."""
+    for key, value in rule.items():
+        if key == "equals":
+            yield str(value)
+        elif key == "or":
+            for one in cast("list[_Rule]", value):
+                yield from _exact_names(one)
 
 
 def _literals(rule: _Rule) -> Iterator[str]:

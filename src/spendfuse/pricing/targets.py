@@ -31,13 +31,15 @@ class Override:
 
 @dataclass(frozen=True, slots=True)
 class PricedTarget:
-    """A provider's model with its prices. `source` names where they come from, for the record.
+    """A provider's model with its prices. `vendor` is whose price list it is looked up in; `source` names where the
+    prices come from, for the record.
 
     `can_count`: we hold the model's own vocabulary. `input_only`: it has no price of output, so it only serves
     embeddings.
     """
 
     provider: str
+    vendor: str
     model: str
     prices: tuple[DatedPrice, ...]
     caps: ModelCaps

@@ -7,6 +7,7 @@ leaves.
 import asyncio
 from collections.abc import Collection, Mapping
 
+from spendfuse.core.calls import Operation
 from spendfuse.core.refusals import Code, Deny
 from spendfuse.gate.gate import Gate
 from spendfuse.gate.requests import Request
@@ -17,7 +18,7 @@ from spendfuse.server.peers import Peers
 from spendfuse.server.run import ASGIApp
 from spendfuse.wire.dialect import Answer, Dialect
 from spendfuse.wire.labels import labels_from_headers
-from spendfuse.wire.openai_models import model_answer, models_answer
+from spendfuse.wire.models import models_answer
 
 API = "/v1/"
 _IDENTITY = (b"", b"identity")
@@ -37,11 +38,13 @@ class App:
         peers: Peers | None,
         body_bytes_max: int,
     ) -> None:
-        """`dialects` by path below `/v1/`; `models` are the public names; without `peers` calls have no address."""
+        """`dialects` by path below `/v1/`, chat and messages among them; `models` are the public names; without `peers`
+        calls have no address.
+        """
         self._gate = gate
         self._keyring = keyring
         self._dialects = {API + path: dialect for path, dialect in dialects.items()}
-        self._fallback = next(iter(dialects.values()))
+        self._default, self._anthropic = dialects[Operation.CHAT.value], dialects[Operation.MESSAGES.value]
         self._models = models
         self._others = others
         self._peers = peers
@@ -57,11 +60,11 @@ class App:
         down = AsgiDownstream(send, scope[CALL])
         headers = dict(scope["headers"])
         caller = self._keyring.caller(headers)
-        dialect = self._dialects.get(path, self._fallback)
+        dialect = self._dialects.get(path) or self._dialect_of(headers)
         if isinstance(caller, Deny):
             await down.answer(dialect.refuse(caller))
         elif path == "/v1/models" or path.startswith("/v1/models/"):
-            await down.answer(self._answer_models(scope["method"], path))
+            await down.answer(self._answer_models(scope["method"], path, headers))
         else:
             denied = self._deny_head(scope["method"], path, headers) or labels_from_headers(scope["headers"])
             if isinstance(denied, Deny):
@@ -102,12 +105,16 @@ class App:
             if not message.get("more_body", False):
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def _answer_models(self, method: str, path: str) -> Answer:
+    def _dialect_of(self, headers: Mapping[bytes, bytes]) -> Dialect:
+        """Whose words a client understands, where its path does not say so."""
+        return self._anthropic if b"anthropic-version" in headers else self._default
+
+    def _answer_models(self, method: str, path: str, headers: Mapping[bytes, bytes]) -> Answer:
+        dialect = self._dialect_of(headers)
         if method not in ("GET", "HEAD"):
-            return self._fallback.refuse(Deny(Code.METHOD_NOT_ALLOWED, f"{path} takes GET, not {method}."))
-        if path == "/v1/models":
-            return models_answer(self._models)
-        return model_answer(path.removeprefix("/v1/models/"), self._models)
+            return dialect.refuse(Deny(Code.METHOD_NOT_ALLOWED, f"{path} takes GET, not {method}."))
+        answer = models_answer(path.removeprefix("/v1/models").removeprefix("/"), self._models)
+        return dialect.refuse(answer) if isinstance(answer, Deny) else answer
 
     async def _serve_while_there(self, request: Request, down: AsgiDownstream, call: HardenedCycle) -> None:
         """Serve a request, and cancel that at once when its client leaves."""

@@ -9,17 +9,15 @@ import hmac
 import secrets
 from collections.abc import Mapping, Sequence
 
-from spendfuse.config import ConfiguredKey
+from spendfuse.config import CLIENT_KEY_PREFIX, ConfiguredKey
 from spendfuse.core.refusals import Code, Deny
 from spendfuse.gate.requests import Caller
 from spendfuse.ledger.store import KeyRecord, Ledger
 
-KEY_PREFIX = "sk-sf-"
-
 
 def new_key() -> str:
     """A fresh client key with 256 bits of randomness; shown once, never stored."""
-    return KEY_PREFIX + secrets.token_urlsafe(32)
+    return CLIENT_KEY_PREFIX + secrets.token_urlsafe(32)
 
 
 def digest_of(key: bytes) -> bytes:
