@@ -22,17 +22,21 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from spendfuse.cli import Factories, build
+from spendfuse.cli.first_key import ClientKeys, ensure_key
+from spendfuse.cli.keys import create_key
 from spendfuse.cli.logs import KeyValueFormatter
 from spendfuse.clock import SystemClock
-from spendfuse.config import load
+from spendfuse.config import Config, load
 from spendfuse.core.decisions import Admitted, Fit
+from spendfuse.core.errors import LedgerError
 from spendfuse.core.money import Nanos
 from spendfuse.core.quotes import CapRange, Quote
 from spendfuse.core.reservations import CallIds, Charge, reservation_of
 from spendfuse.core.usage import Usage
 from spendfuse.ledger.sqlite import open_sqlite
-from spendfuse.ledger.store import Demand
+from spendfuse.ledger.store import Demand, KeyRecord, Ledger
 from spendfuse.wiring import open_app, open_ledger, warnings_of
+from spendfuse.zero_config import VARIABLES, zero_config, zero_store
 
 CONFIG = """
 store: sqlite:///ledger.db
@@ -46,6 +50,22 @@ limits:
   user-tokens: {tokens: 100_000, per: month, each: [organization, user]}
   search-week: {usd: 0.5, per: week, match: {feature: [search]}, on_exceed: shadow}
 """
+SEVERAL = """
+store: sqlite:///ledger.db
+providers:
+  openai: {api_key: sk-1}
+  openai-eu: {vendor: openai, base_url: "https://eu.api.openai.com/v1", api_key: sk-2}
+  local: {dialect: openai, base_url: "http://127.0.0.1:9/v1"}
+models:
+  smart: {targets: [openai/gpt-4o, openai-eu/gpt-4o]}
+  mixed: {targets: [local/nobody-knows, openai/gpt-4o-mini]}
+"""
+LITELLM = """
+model_list:
+  - {model_name: smart, litellm_params: {model: openai/gpt-4o, api_key: sk-upstream-secret}}
+litellm_settings: {max_budget: 100, budget_duration: 30d, drop_params: true}
+"""
+UNENFORCED = LITELLM.replace("drop_params: true", "max_end_user_budget_id: small")
 PROGRAM = Path(sys.executable).with_name("spendfuse")
 KEY = re.compile(r"sk-sf-[\w-]{43}")
 
@@ -83,10 +103,10 @@ def cli(tmp_path: Path) -> Cli:
     return Cli(tmp_path)
 
 
-def spend(cli: Cli, *calls: tuple[str, int], charged_times: int = 1) -> None:
+def spend(cli: Cli, *calls: tuple[str, int], charged_times: int = 1, target: str = "openai/gpt-4o") -> None:
     """Settle calls of (feature, nano-dollars), 100 tokens in and 50 out each; the limits are applied by it.
 
-    Each of the model `smart`; what was quoted is charged so many times.
+    Each at one target, of the model `smart`; what was quoted is charged so many times.
     """
 
     async def settle() -> None:
@@ -94,7 +114,7 @@ def spend(cli: Cli, *calls: tuple[str, int], charged_times: int = 1) -> None:
         ids = CallIds()
         for feature, cost in calls:
             reservation_id = reservation_of(ids.mint(time.time_ns() // 1_000_000, ledger.owner_id), 1)
-            labels = {"organization": "acme", "user": "u1", "feature": feature, "target": "openai/gpt-4o"}
+            labels = {"organization": "acme", "user": "u1", "feature": feature, "target": target}
             quote = Quote(input_tokens=100, fixed_picos=cost * 1000, output_picos=0)
             demand = Demand(reservation_id, labels, quote, CapRange(50, 50), Fit.WHOLE, 60)
             assert isinstance(await ledger.reserve(demand), Admitted)
@@ -188,6 +208,37 @@ def test_a_store_that_can_not_be_read_leaves_a_config_valid(cli: Cli) -> None:
     result = cli.run("check")
     assert (result.exit_code, "is valid" in result.stdout) == (0, True)
     assert "warning: whether a target charged more than its quotes is not known" in result.stderr
+
+
+def test_each_target_of_a_model_has_its_prices_by_its_vendor(cli: Cli) -> None:
+    cli.config.write_text(SEVERAL)
+    said = cli.ok("check")
+    assert re.search(r"smart +openai/gpt-4o +\$2\.50 .*\nsmart +openai-eu/gpt-4o +\$2\.50", said)
+    shown = cli.ok("prices", "smart").split("\n\n")
+    assert [re.findall(r"(?:provider|output) +(\S+)", one)[:2] for one in shown] == [
+        ["openai", "$10.00"],
+        ["openai-eu", "$10.00"],
+    ]
+    assert re.search(r"output +\$10\.00", cli.ok("prices", "openai-eu/gpt-4o"))
+
+
+def test_a_target_without_a_price_is_a_warning_where_the_model_has_another(cli: Cli) -> None:
+    cli.config.write_text(SEVERAL)
+    result = cli.run("check")
+    assert (result.exit_code, "is valid" in result.stdout) == (0, True)
+    assert 'warning: models.mixed goes without one of its targets: model "nobody-knows"' in result.stderr
+    assert re.search(r"not priced +no price of it is known", cli.ok("prices", "mixed"))
+    cli.config.write_text(SEVERAL.replace(", openai/gpt-4o-mini", ""))
+    assert 'error: model "nobody-knows" of provider "local" is not priced' in cli.run("check").stderr
+
+
+def test_trust_comes_back_to_each_target_of_a_model_that_had_lost_it(cli: Cli) -> None:
+    cli.config.write_text(SEVERAL)
+    spend(cli, ("search", 1_000), charged_times=3, target="openai-eu/gpt-4o")
+    first, second = cli.ok("prices", "smart").split("\n\n")
+    assert ("are multiplied" in first, "are multiplied" in second) == (False, True)
+    assert cli.ok("prices", "smart", "--clear-overrun") == "the quotes of openai-eu/gpt-4o are trusted again\n"
+    assert "openai/gpt-4o and openai-eu/gpt-4o are not" in cli.refused(1, "prices", "smart", "--clear-overrun")
 
 
 # keys
@@ -330,13 +381,14 @@ def test_audit_tells_a_clean_ledger_from_one_that_was_tampered_with(cli: Cli) ->
 class Served:
     """A running `spendfuse serve`."""
 
-    def __init__(self, process: subprocess.Popen[str], start_line: str) -> None:
+    def __init__(self, process: subprocess.Popen[str], start_line: str, said_before: str) -> None:
         self.process = process
         self.start_line = start_line
-        self._url = start_line.split(" serves ")[1].split(": ")[0]
+        self.said_before = said_before
+        self.url = start_line.split(" serves ")[1].split(": ")[0]
 
     def status(self, key: str) -> int:
-        request = urllib.request.Request(f"{self._url}/models", headers={"Authorization": f"Bearer {key}"})
+        request = urllib.request.Request(f"{self.url}/models", headers={"Authorization": f"Bearer {key}"})
         try:
             with urllib.request.urlopen(request, timeout=10) as response:
                 return response.status
@@ -358,12 +410,22 @@ class Served:
         return self.process.stderr.read()
 
 
+def environment(**added: str) -> dict[str, str]:
+    """The environment of a program, with no provider's key but those that are added."""
+    return {name: value for name, value in os.environ.items() if name not in VARIABLES} | added
+
+
 @contextmanager
-def serving(*arguments: str) -> Generator[Served]:
-    with subprocess.Popen([PROGRAM, *arguments], stderr=subprocess.PIPE, text=True) as process:
+def serving(*arguments: str, cwd: Path | None = None, **keys: str) -> Generator[Served]:
+    command = [PROGRAM, *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=cwd, env=environment(**keys)) as process:
         try:
             assert process.stderr
-            yield Served(process, process.stderr.readline())
+            before: list[str] = []
+            while " serves " not in (line := process.stderr.readline()):
+                assert line, "".join(before)
+                before.append(line)
+            yield Served(process, line, "".join(before))
         finally:
             process.kill()
 
@@ -400,7 +462,7 @@ def test_serve_warns_of_a_race_of_processes_only_where_there_are_several(
 
 
 def run_program(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, cwd=cwd, timeout=60)
+    return subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, cwd=cwd, env=environment(), timeout=60)
 
 
 def test_serve_with_a_wrong_config_says_why_and_is_exit_code_2(cli: Cli) -> None:
@@ -416,6 +478,199 @@ def test_serve_at_a_taken_port_says_so_and_is_exit_code_1(cli: Cli) -> None:
         port = taken.getsockname()[1]
         done = run_program("serve", "--port", str(port), cwd=cli.folder)
     assert (done.returncode, done.stderr) == (1, f"error: cannot listen on 127.0.0.1:{port}: Address already in use\n")
+
+
+# a LiteLLM config
+
+
+def test_every_command_takes_a_litellm_config_as_it_is(cli: Cli) -> None:
+    cli.config.write_text(LITELLM)
+    said = cli.ok("check")
+    assert re.search(r"smart +openai/gpt-4o +\$2\.50", said)
+    assert "($100.00 per 30d)" in said
+    assert "litellm_settings.drop_params: is not honoured" in cli.run("check").stderr
+    assert KEY.fullmatch(cli.ok("keys", "create", "app").strip())
+    assert "app" in cli.ok("keys", "list")
+    assert "total" in cli.ok("report", "--by", "user")
+    assert cli.ok("audit").startswith("clean")
+    assert cli.ok("limits", "list") == ""
+    assert re.search(r"output +\$10\.00", cli.ok("prices", "smart"))
+    assert (cli.folder / "spendfuse.db").exists()
+
+
+def test_a_litellm_limit_that_can_not_hold_stops_what_serves_it_and_no_other_command(cli: Cli) -> None:
+    cli.config.write_text(UNENFORCED)
+    for command in ("check", "serve"):
+        assert "--accept-unenforced" in cli.refused(2, command)
+    assert "NOT ENFORCED" in cli.run("check", "--accept-unenforced").stderr
+    assert "is valid" in cli.ok("check", "--accept-unenforced")
+    assert cli.ok("audit").startswith("clean")
+    assert "total" in cli.ok("report", "--by", "user")
+
+
+def test_a_litellm_config_without_a_key_is_served_with_a_first_one(cli: Cli) -> None:
+    cli.config.write_text(UNENFORCED)
+    arguments = ["serve", "--port", "0", "--accept-unenforced", "--config", str(cli.config)]
+    with serving(*arguments) as served:
+        (key,) = KEY.findall(served.said_before)
+        assert served.status(key) == 200
+        said = served.end()
+    assert "NOT ENFORCED" in said
+    assert "zero config" not in said
+
+
+def test_a_litellm_config_is_written_as_ours_which_means_the_same(cli: Cli) -> None:
+    cli.config.write_text(LITELLM)
+    file = cli.folder / "ours.yaml"
+    written = CliRunner().invoke(cli.app, ["import", str(cli.config)])
+    assert written.exit_code == 0
+    assert "sk-upstream-secret" not in written.output
+    file.write_text(written.stdout)
+    ours = CliRunner().invoke(cli.app, ["check", "--config", str(file)], env={"OPENAI_API_KEY": "sk-x"})
+    same = cli.ok("check")
+    assert ours.exit_code == 0, ours.output
+    assert ours.stdout.replace(str(file), "") == same.replace(str(cli.config), "")
+
+
+# without a config
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_first_start_without_a_config_shows_a_key_that_works_and_no_other_start_does(
+    tmp_path: Path, workers: str
+) -> None:
+    arguments = ["serve", "--port", "0", "--workers", workers]
+    with serving(*arguments, cwd=tmp_path, OPENAI_API_KEY="sk-upstream") as served:
+        (key,) = KEY.findall(served.said_before)
+        assert served.status(key) == 200
+        said = served.end()
+    assert f"export OPENAI_BASE_URL={served.url} OPENAI_API_KEY={key}\n" in said
+    assert f"export ANTHROPIC_BASE_URL={served.url.removesuffix('/v1')} ANTHROPIC_API_KEY={key}\n" in said
+    assert "zero config, with openai from the environment; day-budget ($10.00 per day)" in said
+    assert "No client key exists yet" not in said
+    assert all(key.encode() not in file.read_bytes() for file in tmp_path.iterdir() if file.is_file())
+    with serving(*arguments, cwd=tmp_path, OPENAI_API_KEY="sk-upstream") as again:
+        assert again.status(key) == 200
+        assert KEY.findall(again.said_before + again.start_line + again.end()) == []
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with no config, in an environment without any provider's key."""
+    monkeypatch.chdir(tmp_path)
+    for name in (*VARIABLES, "SPENDFUSE_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def run_bare(*arguments: str) -> Result:
+    app = build(Factories(open_ledger=open_ledger, open_app=open_app, warnings=warnings_of))
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.mark.parametrize("command", ["serve", "check", "keys create app"])
+def test_without_a_config_and_any_provider_the_variables_are_named(bare: Path, command: str) -> None:
+    result = run_bare(*command.split())
+    assert (result.exit_code, result.stdout, list(bare.iterdir())) == (2, "", [])
+    assert all(name in result.stderr for name in VARIABLES)
+
+
+@pytest.mark.parametrize(
+    "command", ["report --by user", "limits list", "limits set day-budget 5", "audit", "keys list", "keys revoke app"]
+)
+def test_a_command_on_a_store_that_does_not_exist_makes_none(bare: Path, command: str) -> None:
+    result = run_bare(*command.split())
+    assert (result.exit_code, result.stdout, list(bare.iterdir())) == (2, "", [])
+    assert "neither spendfuse.yaml nor spendfuse.db" in result.stderr
+
+
+def test_commands_without_a_config_work_on_the_store_that_is_served_without_one(bare: Path) -> None:
+    async def open_once() -> None:
+        config = zero_config({"OPENAI_API_KEY": "sk-upstream"}, bare)
+        await (await open_sqlite(config.store.path, limits=config.limits, clock=SystemClock())).close()
+
+    asyncio.run(open_once())
+    said = run_bare("limits", "set", "day-budget", "25").stdout
+    assert said == 'limit "day-budget": $25.00 from now on (config: $10.00)\n'
+    assert run_bare("audit").stdout.startswith("clean")
+    assert "total" in run_bare("report", "--by", "user").stdout
+    assert KEY.fullmatch(run_bare("keys", "create", "app").stdout.strip())
+    assert "app" in run_bare("keys", "list").stdout
+
+
+def test_check_without_a_config_says_what_would_be_served(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-upstream-secret")
+    result = run_bare("check")
+    assert result.exit_code == 0
+    assert re.search(r"claude-haiku-4-5 +anthropic/claude-haiku-4-5 +\$1\.00 ", result.stdout)
+    assert "month-budget ($100.00 per month)" in result.stdout
+    assert "sk-upstream-secret" not in result.output
+    assert list(bare.iterdir()) == []
+
+
+def test_prices_can_be_asked_for_without_anything(bare: Path) -> None:
+    assert re.search(r"output +\$10\.00 per million tokens", run_bare("prices", "openai/gpt-4o").stdout)
+    assert "no config at spendfuse.yaml" in run_bare("prices", "openai/gpt-4o", "--clear-overrun").stderr
+
+
+def test_a_link_to_a_config_that_is_gone_is_no_reason_to_go_without(bare: Path) -> None:
+    (bare / "spendfuse.yaml").symlink_to(bare / "gone.yaml")
+    assert "spendfuse.yaml: cannot be read" in run_bare("audit").stderr
+
+
+def test_a_first_key_is_made_only_where_none_is_live_and_the_config_wants_one(tmp_path: Path) -> None:
+    zero = zero_store(tmp_path)
+    own = tmp_path / "own.yaml"
+    own.write_text("keys: [{name: app, key: sk-app}]")
+
+    async def steps() -> None:
+        async with open_ledger(zero) as ledger:
+            assert await ensure_key(ledger, plain(tmp_path)) == ClientKeys(exist=False)
+            assert await ensure_key(ledger, load(own)) == ClientKeys(exist=True)
+            assert not await ledger.keys()
+            first = await ensure_key(ledger, zero)
+            assert first.exist
+            assert KEY.fullmatch(first.made or "")
+            assert await ensure_key(ledger, zero) == ClientKeys(exist=True)
+            assert await ledger.revoke_key("default")
+            second = await ensure_key(ledger, zero)
+            assert second.made not in (None, first.made)
+
+    asyncio.run(steps())
+
+
+def plain(folder: Path) -> Config:
+    """A config of ours that brings no key."""
+    file = folder / "plain.yaml"
+    file.write_text("limits: {a: {usd: 1, per: day}}")
+    return load(file)
+
+
+def test_of_two_first_starts_at_once_one_makes_the_key(tmp_path: Path) -> None:
+    zero = zero_store(tmp_path)
+
+    class Behind:
+        """A ledger whose keys were read before another process added one."""
+
+        def __init__(self, ledger: Ledger) -> None:
+            self._ledger = ledger
+
+        async def keys(self) -> Sequence[KeyRecord]:
+            return ()
+
+        async def add_key(self, record: KeyRecord) -> None:
+            await self._ledger.add_key(record)
+
+    async def steps() -> None:
+        async with open_ledger(zero) as ledger:
+            await create_key(ledger, "default", labels={}, labels_from=["body"])
+            with pytest.raises(LedgerError):
+                await create_key(ledger, "default", labels={}, labels_from=["body"])
+            behind = Behind(ledger)
+            assert await ensure_key(behind, zero) == ClientKeys(exist=True)  # pyright: ignore[reportArgumentType]
+            assert len(await ledger.keys()) == 1
+
+    asyncio.run(steps())
 
 
 def test_logs_are_one_line_each_in_key_value_form() -> None:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import typer
 
+from spendfuse.cli.configs import load_store_config
 from spendfuse.cli.factories import Factories
-from spendfuse.cli.options import DEFAULT_CONFIG, ConfigPath, OutputFormat, with_ledger
+from spendfuse.cli.options import ConfigPath, OutputFormat, with_ledger
 from spendfuse.cli.output import Column, Format, fail, say, say_rows
 from spendfuse.cli.texts import counted, iso_time
-from spendfuse.config import load
 from spendfuse.ledger.store import Mismatch
 
 _COLUMNS: tuple[Column[Mismatch], ...] = (
@@ -56,9 +56,9 @@ def say_audit(mismatches: Sequence[Mismatch], output: Format = Format.TABLE) -> 
 
 def add_to(app: typer.Typer, factories: Factories) -> None:
     @app.command()
-    def audit(config: ConfigPath = DEFAULT_CONFIG, output: OutputFormat = Format.TABLE) -> None:
+    def audit(config: ConfigPath = None, output: OutputFormat = Format.TABLE) -> None:
         """Recompute every balance from its entries.
 
         Exits 1 when one differs.
         """
-        say_audit(with_ledger(factories, load(config), lambda ledger: ledger.audit()), output)
+        say_audit(with_ledger(factories, load_store_config(config), lambda ledger: ledger.audit()), output)

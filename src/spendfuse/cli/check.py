@@ -5,12 +5,13 @@ from typing import Annotated, cast
 
 import typer
 
+from spendfuse.cli.configs import load_config
 from spendfuse.cli.factories import Factories
-from spendfuse.cli.options import DEFAULT_CONFIG, ConfigPath
+from spendfuse.cli.options import AcceptUnenforced, ConfigPath
 from spendfuse.cli.output import MISUSED, Column, Json, fail, note, say, say_json, say_table
 from spendfuse.cli.overruns import overrun_text, overruns_of
 from spendfuse.cli.texts import counted
-from spendfuse.config import Config, json_schema, load
+from spendfuse.config import Config, json_schema
 from spendfuse.core.limits import Limit, Reject, RouteTo, Shadow
 
 _SEVERAL = 2
@@ -36,7 +37,10 @@ def limit_words(limit: Limit) -> str:
 
 
 def _say_models(config: Config) -> list[str]:
-    """Show every model with its price; returns what is wrong with them."""
+    """Show every model with the price of each of its targets; returns which models can't be served, and why.
+
+    A target without a price is left out where the model has others.
+    """
     # Prices take a while to load, which other commands need not.
     from spendfuse.cli.model_prices import PriceBook
     from spendfuse.pricing.describe import usd_per_million
@@ -63,17 +67,26 @@ def _say_models(config: Config) -> list[str]:
         Column("cap", "MAX OUTPUT", None, lambda row: tokens(row[1].caps.output_tokens_max), is_number=True),
         Column("source", "PRICE FROM", None, lambda row: row[1].source),
     )
-    priced = [(name, one) for name, one in found.items() if isinstance(one, PricedTarget)]
+    priced = [(name, one) for name, each in found.items() for one in each if isinstance(one, PricedTarget)]
     if priced:
         say()
         say_table(columns, priced)
-    return [one.message for one in found.values() if isinstance(one, Unpriced)]
+    served = {name for name, _ in priced}
+    errors: list[str] = []
+    for name, each in found.items():
+        unpriced = [one.message for one in each if isinstance(one, Unpriced)]
+        if name not in served:
+            errors += unpriced
+        for message in unpriced if name in served else ():
+            note(f"warning: models.{name} goes without one of its targets: {message}")
+    return errors
 
 
 def add_to(app: typer.Typer, factories: Factories) -> None:
     @app.command()
     def check(
-        config: ConfigPath = DEFAULT_CONFIG,
+        config: ConfigPath = None,
+        accept_unenforced: AcceptUnenforced = False,
         schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of a config instead.")] = False,
     ) -> None:
         """Validate a config and say what it means.
@@ -83,7 +96,7 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
         if schema:
             say_json(cast("Json", json_schema()))
             return
-        loaded = load(config)
+        loaded = load_config(config, accept_unenforced=accept_unenforced)
         say(f"store     {loaded.store.path}")
         say(f"timezone  {loaded.timezone}")
         say(f"limits    {counted(len(loaded.limits), 'limit')}")
@@ -101,4 +114,4 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
                 note(f"error: {error}")
             fail(errors[-1], exit_code=MISUSED)
         say()
-        say(f"{config} is valid")
+        say(f"{loaded.source} is valid")

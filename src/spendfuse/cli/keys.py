@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from spendfuse.cli.configs import load_store_config
 from spendfuse.cli.factories import Factories
-from spendfuse.cli.options import DEFAULT_CONFIG, ConfigPath, OutputFormat, with_ledger
+from spendfuse.cli.options import ConfigPath, OutputFormat, with_ledger
 from spendfuse.cli.output import MISUSED, Column, Format, fail, is_terminal, note, say, say_json, say_rows
 from spendfuse.cli.texts import did_you_mean, iso_time, labels_text
-from spendfuse.config import Config, load
+from spendfuse.config import Config
 from spendfuse.core.labels import LabelInvalid, label_name, label_value
 from spendfuse.core.windows import NS_PER_MS
 from spendfuse.ledger.store import KeyRecord, Ledger
@@ -129,7 +130,7 @@ def _add_create(group: typer.Typer, factories: Factories) -> None:
         labels_from: Annotated[
             str, typer.Option(metavar="SOURCES", help="Where its calls may claim other labels: headers, body, or ''.")
         ] = ",".join(LABEL_SOURCES),
-        config: ConfigPath = DEFAULT_CONFIG,
+        config: ConfigPath = None,
         output: OutputFormat = Format.TABLE,
     ) -> None:
         """Make a key and show it once. It works within a second, in every process."""
@@ -138,9 +139,9 @@ def _add_create(group: typer.Typer, factories: Factories) -> None:
             name = label_value("key", name)
         except LabelInvalid as error:
             fail(str(error), exit_code=MISUSED)
-        loaded = load(config)
+        loaded = load_store_config(config, makes_store=True)
         if any(one.name == name for one in _configured(loaded)):
-            fail(f'a key named "{name}" stands in {config}')
+            fail(f'a key named "{name}" stands in {loaded.source}')
         key = with_ledger(
             factories, loaded, lambda ledger: create_key(ledger, name, labels=labels, labels_from=sources)
         )
@@ -154,9 +155,9 @@ def _add_create(group: typer.Typer, factories: Factories) -> None:
 
 def _add_list(group: typer.Typer, factories: Factories) -> None:
     @group.command(name="list")
-    def list_keys(config: ConfigPath = DEFAULT_CONFIG, output: OutputFormat = Format.TABLE) -> None:
+    def list_keys(config: ConfigPath = None, output: OutputFormat = Format.TABLE) -> None:
         """All keys, revoked ones included; never the keys themselves."""
-        loaded = load(config)
+        loaded = load_store_config(config)
         stored = with_ledger(factories, loaded, lambda ledger: ledger.keys())
         lines = [_Line(one, "store") for one in stored] + [_Line(one, "config") for one in _configured(loaded)]
         say_rows(_COLUMNS, lines, output, empty="no key exists yet; create one: spendfuse keys create NAME")
@@ -166,12 +167,12 @@ def _add_revoke(group: typer.Typer, factories: Factories) -> None:
     @group.command()
     def revoke(
         name: Annotated[str, typer.Argument(help="The key's name.", show_default=False)],
-        config: ConfigPath = DEFAULT_CONFIG,
+        config: ConfigPath = None,
     ) -> None:
         """Refuse new calls of a key within a second, in every process. Streams that run, run on."""
-        loaded = load(config)
+        loaded = load_store_config(config)
         if any(one.name == name for one in _configured(loaded)):
-            fail(f'the key "{name}" stands in {config}: take it out there and restart')
+            fail(f'the key "{name}" stands in {loaded.source}: take it out there and restart')
 
         async def revoke_it(ledger: Ledger) -> list[str] | None:
             if await ledger.revoke_key(name):

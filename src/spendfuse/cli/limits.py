@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
+from spendfuse.cli.configs import load_store_config
 from spendfuse.cli.factories import Factories
-from spendfuse.cli.options import DEFAULT_CONFIG, ConfigPath, OutputFormat, with_ledger
+from spendfuse.cli.options import ConfigPath, OutputFormat, with_ledger
 from spendfuse.cli.output import MISUSED, Column, Format, Json, fail, say, say_rows
 from spendfuse.cli.texts import did_you_mean, iso_time, labels_text
-from spendfuse.config import Config, load
+from spendfuse.config import Config
 from spendfuse.core.errors import LedgerError, LedgerUnavailable
 from spendfuse.core.labels import LabelInvalid, label_value, subject_of, subject_values
 from spendfuse.core.limits import Limit, Unit
@@ -126,11 +127,11 @@ def _add_list(group: typer.Typer, factories: Factories) -> None:
     @group.command(name="list")
     def list_limits(
         name: Annotated[str | None, typer.Argument(help="Only this limit.", show_default=False)] = None,
-        config: ConfigPath = DEFAULT_CONFIG,
+        config: ConfigPath = None,
         output: OutputFormat = Format.TABLE,
     ) -> None:
         """Amount, settled, reserved and left of every balance in its current window."""
-        loaded = load(config)
+        loaded = load_store_config(config)
         lines = with_ledger(factories, loaded, lambda ledger: _balances(ledger, name))
         if name is not None and not lines:
             _limit_named(loaded, name)
@@ -148,10 +149,10 @@ def _add_set(group: typer.Typer, factories: Factories) -> None:
             str | None,
             typer.Option("--for", metavar="VALUES", help="Whose balance: values in the order of the limit's `each`."),
         ] = None,
-        config: ConfigPath = DEFAULT_CONFIG,
+        config: ConfigPath = None,
     ) -> None:
         """Override the amount of a limit, or of one subject's balance, until `reset`. Holds at once, everywhere."""
-        loaded = load(config)
+        loaded = load_store_config(config)
         limit = _limit_named(loaded, name)
         try:
             stored = parse_subject(limit, subject)
@@ -163,9 +164,8 @@ def _add_set(group: typer.Typer, factories: Factories) -> None:
         except LedgerUnavailable:
             raise
         except LedgerError as error:
-            fail(
-                f"{error}: it stands in {config}, but no gateway has applied it yet; (re)start `spendfuse serve` first"
-            )
+            where = f"it stands in {loaded.source}, but no gateway has applied it yet"
+            fail(f"{error}: {where}; (re)start `spendfuse serve` first")
         whose = labels_text(zip(limit.each, subject_values(stored), strict=True))
         shown = f'limit "{name}"' + (f" ({whose})" if whose else "")
         configured = limit.unit.amount_text(limit.amount)

@@ -1,9 +1,11 @@
 """Prices by the names that people use: a public model of the config, or `provider/model`."""
 
-from spendfuse.config import Config
-from spendfuse.gate.routes import overrides_of
+from collections.abc import Mapping
+
+from spendfuse.config import Config, Provider, PublicModel
+from spendfuse.gate.routes import overrides_of, vendors_of
 from spendfuse.pricing.caps import CapsTable
-from spendfuse.pricing.quoting import Pricer
+from spendfuse.pricing.quoting import Overrides, Pricer
 from spendfuse.pricing.sheet import Sheet
 from spendfuse.pricing.targets import Override, PricedTarget, Unpriced
 
@@ -12,19 +14,22 @@ class PriceBook:
     """Prices under one config, or of the sheet alone."""
 
     def __init__(self, config: Config | None) -> None:
-        self._config = config
-        self._overrides = overrides_of(config) if config else {}
+        self._models: Mapping[str, PublicModel] = config.models if config else {}
+        self._providers: Mapping[str, Provider] = config.providers if config else {}
+        self._vendors = vendors_of(config) if config else {}
         self._sheet = Sheet.load()
         self._caps = CapsTable.load(self._sheet)
+        self._pricer = self._pricer_with(overrides_of(config) if config else {})
 
-    def of(self, name: str) -> PricedTarget | Unpriced | None:
-        """What a name costs in this gateway; None where it is neither a public model nor `provider/model`."""
-        public = self._config.models.get(name) if self._config else None
+    def of(self, name: str) -> list[PricedTarget | Unpriced]:
+        """What each target behind a name costs in this gateway; none where it is neither a public model nor
+        `provider/model`.
+        """
+        public = self._models.get(name)
         if public is not None:
-            provider_name, model = public.target.provider.name, public.target.model
-            return self._priced(provider_name, model, self._overrides[provider_name][model])
+            return [self._pricer.target_prices(one.provider.name, one.model) for one in public.targets]
         provider_name, _, model = name.partition("/")
-        provider = self._config.providers.get(provider_name) if self._config else None
+        provider = self._providers.get(provider_name)
         if provider is not None:
             override = Override(
                 provider.price_of(model),
@@ -32,8 +37,8 @@ class PriceBook:
                 provider.output_tokens_max,
                 allow_zero=provider.allow_free,
             )
-            return self._priced(provider_name, model, override)
-        return self._priced(provider_name, model, Override()) if model else None
+            return [self._pricer_with({provider_name: {model: override}}).target_prices(provider_name, model)]
+        return [self._pricer.target_prices(provider_name, model)] if model else []
 
-    def _priced(self, provider: str, model: str, override: Override) -> PricedTarget | Unpriced:
-        return Pricer(self._sheet, self._caps, {provider: {model: override}}).target_prices(provider, model)
+    def _pricer_with(self, overrides: Overrides) -> Pricer:
+        return Pricer(self._sheet, self._caps, overrides, self._vendors)

@@ -15,9 +15,25 @@ from spendfuse.ledger.store import Ledger
 T = TypeVar("T")
 
 DEFAULT_CONFIG = Path("spendfuse.yaml")
+"""Where a config is looked for when no file was named."""
 
 ConfigPath = Annotated[
-    Path, typer.Option("--config", "-c", envvar="SPENDFUSE_CONFIG", metavar="FILE", help="The config file.")
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        envvar="SPENDFUSE_CONFIG",
+        metavar="FILE",
+        help="The config file, ours or LiteLLM's; default: spendfuse.yaml, and without one zero config.",
+        show_default=False,
+    ),
+]
+"""None where no file was named."""
+AcceptUnenforced = Annotated[
+    bool,
+    typer.Option(
+        "--accept-unenforced", help="Take a LiteLLM config although some of its settings would not hold here."
+    ),
 ]
 OutputFormat = Annotated[
     Format, typer.Option("--format", help="`table` for people, `json` or `csv` for programs.", show_default=True)

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
+from spendfuse.cli.configs import load_store_config
 from spendfuse.cli.factories import Factories
-from spendfuse.cli.options import DEFAULT_CONFIG, ConfigPath, OutputFormat, with_ledger
+from spendfuse.cli.options import ConfigPath, OutputFormat, with_ledger
 from spendfuse.cli.output import MISUSED, Column, Format, Json, fail, note, records, say_csv, say_json, say_table
 from spendfuse.cli.texts import NO_VALUE, counted, iso_time, percent
-from spendfuse.config import load
 from spendfuse.core.labels import LabelInvalid, label_name
 from spendfuse.core.money import NANOS_PER_USD, format_usd
 from spendfuse.core.windows import NS_PER_MS
@@ -92,14 +92,14 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
         ] = "month",
         until: Annotated[str | None, typer.Option(metavar="WHEN", help="As --since; default: now.")] = None,
         top: Annotated[int | None, typer.Option(min=1, help="So many lines, and one for all others.")] = None,
-        config: ConfigPath = DEFAULT_CONFIG,
+        config: ConfigPath = None,
         output: OutputFormat = Format.TABLE,
     ) -> None:
         """Where the money went, by one label.
 
         Calls, tokens, cost and share of each value, and which part of the cost is an estimate.
         """
-        loaded = load(config)
+        loaded = load_store_config(config)
         now_ms = time.time_ns() // NS_PER_MS
         try:
             label = label_name(by)

@@ -1,19 +1,20 @@
 """`spendfuse serve`: the gateway, in this process or as a parent with worker processes."""
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from spendfuse import __version__
+from spendfuse.cli.check import limit_words
+from spendfuse.cli.configs import load_config
 from spendfuse.cli.factories import Factories
+from spendfuse.cli.first_key import ClientKeys, base_url_of, ensure_key, say_first_key, say_how_to_use
 from spendfuse.cli.logs import LogLevel, configure_logs
-from spendfuse.cli.options import DEFAULT_CONFIG, ConfigPath, with_ledger
+from spendfuse.cli.options import DEFAULT_CONFIG, AcceptUnenforced, ConfigPath, with_ledger
 from spendfuse.cli.output import note
 from spendfuse.cli.texts import counted
-from spendfuse.config import Config, load
-from spendfuse.ledger.store import Ledger
+from spendfuse.config import Config
 
 NAMES_SHOWN_MAX = 8
 
@@ -37,18 +38,13 @@ def serve_gateway(
     serve(lambda: factories.open_app(config), host=host, port=port, workers=workers, on_started=on_started)
 
 
-async def _has_key(ledger: Ledger) -> bool:
-    return any(key.revoked_at_ms is None for key in await ledger.keys())
-
-
-def _start_line(config: Config, host: str, port: int) -> str:
-    shown_host = f"[{host}]" if ":" in host else host
+def _start_line(config: Config, base_url: str) -> str:
     names = list(config.models)
     models = ", ".join(names[:NAMES_SHOWN_MAX])
     if len(names) > NAMES_SHOWN_MAX:
         models += f" and {len(names) - NAMES_SHOWN_MAX} more"
     return (
-        f"spendfuse {__version__} serves http://{shown_host}:{port}/v1: {counted(len(names), 'model')} ({models}), "
+        f"spendfuse {__version__} serves {base_url}/v1: {counted(len(names), 'model')} ({models}), "
         f"{counted(len(config.limits), 'limit')}, store {config.store.path}"
     )
 
@@ -56,7 +52,8 @@ def _start_line(config: Config, host: str, port: int) -> str:
 def add_to(app: typer.Typer, factories: Factories) -> None:
     @app.command()
     def serve(
-        config: ConfigPath = DEFAULT_CONFIG,
+        config: ConfigPath = None,
+        accept_unenforced: AcceptUnenforced = False,
         host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
         port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 4000,
         workers: Annotated[int, typer.Option(min=1, max=256, help="Processes that serve.")] = 1,
@@ -64,22 +61,40 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
     ) -> None:
         """Serve the gateway.
 
-        Ends on SIGTERM or Ctrl-C, when calls in flight have ended; a second signal cuts them.
+        Ends on SIGTERM or Ctrl-C, when calls in flight have ended; a second signal cuts them. Without any config it
+        serves the providers whose API keys are in the environment, and shows a client key at the first start.
         """
         configure_logs(log_level)
-        loaded = load(config)
+        loaded = load_config(config, accept_unenforced=accept_unenforced)
         # Also shows that the store can be opened, before anything listens.
-        has_key = with_ledger(factories, loaded, _has_key) or bool(loaded.keys)
+        keys = with_ledger(factories, loaded, lambda ledger: ensure_key(ledger, loaded))
+        if keys.made:
+            say_first_key(keys.made)
 
         def on_started(actual_host: str, actual_port: int) -> None:
-            note(_start_line(loaded, actual_host, actual_port))
-            _warn((*loaded.warnings, *factories.warnings(loaded, workers)), config, has_key=has_key)
+            note(_start_line(loaded, base_url_of(actual_host, actual_port)))
+            _say_zero_config(loaded)
+            if keys.made:
+                say_how_to_use(keys.made, base_url_of(actual_host, actual_port, for_clients=True))
+            _warn(loaded, keys, factories.warnings(loaded, workers))
 
         serve_gateway(factories, loaded, host=host, port=port, workers=workers, on_started=on_started)
 
 
-def _warn(warnings: Iterable[str], path: Path, *, has_key: bool) -> None:
-    for warning in warnings:
+def _say_zero_config(config: Config) -> None:
+    """What a config that nobody wrote serves and limits; nothing for another."""
+    # Prices come with it, which the gateway needs anyway.
+    from spendfuse.zero_config import SOURCE
+
+    if config.source != SOURCE:
+        return
+    limits = ", ".join(map(limit_words, config.limits))
+    note(f"No {DEFAULT_CONFIG} here: zero config, with {', '.join(config.providers)} from the environment; {limits}")
+
+
+def _warn(config: Config, keys: ClientKeys, further: Iterable[str]) -> None:
+    for warning in (*config.warnings, *further):
         note(f"warning: {warning}")
-    if not has_key:
-        note(f"No client key exists yet: every call is refused. Create one: spendfuse keys create NAME --config {path}")
+    if not keys.exist:
+        where = f"spendfuse keys create NAME --config {config.source}"
+        note(f"No client key exists yet: every call is refused. Create one: {where}")
