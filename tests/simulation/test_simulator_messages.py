@@ -158,7 +158,9 @@ def test_message_has_the_shape_of_anthropic(simulator: RunningSimulator, client:
         "type": "message",
         "role": "assistant",
         "model": HAIKU_NAME,
-        "content": [{"type": "text", "text": WORD * 5}],
+        "content": [{"type": "text", "text": WORD * 5, "citations": None}],
+        "container": None,
+        "stop_details": None,
         "stop_reason": "max_tokens",
         "stop_sequence": None,
         "usage": {
@@ -167,6 +169,8 @@ def test_message_has_the_shape_of_anthropic(simulator: RunningSimulator, client:
             "cache_read_input_tokens": 0,
             "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
             "output_tokens": 5,
+            "output_tokens_details": None,
+            "server_tool_use": None,
             "service_tier": "standard",
             "inference_geo": "not_available",
         },
@@ -182,9 +186,15 @@ def test_stream_has_exactly_the_events_of_anthropic(simulator: RunningSimulator)
     assert start[0] == start[1]["type"] == "message_start"
     assert (message["content"], message["stop_reason"], message["stop_sequence"]) == ([], None, None)
     assert cast("dict[str, object]", message["usage"])["output_tokens"] == 1
-    usage = {"input_tokens": 8, "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0, "output_tokens": 15}
+    usage = {
+        "input_tokens": 8,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 0,
+        "output_tokens": 15,
+        "output_tokens_details": None,
+    }
     assert rest == [
-        ("content_block_start", _event("content_block_start", index=0, content_block=text(""))),
+        ("content_block_start", _event("content_block_start", index=0, content_block={**text(""), "citations": None})),
         ("ping", {"type": "ping"}),
         ("content_block_delta", _event("content_block_delta", index=0, delta=_text_delta(10))),
         ("content_block_delta", _event("content_block_delta", index=0, delta=_text_delta(5))),

@@ -114,7 +114,12 @@ async def _begin(call: MessageCall, arrival: Arrival) -> None:
 async def _complete(call: MessageCall, arrival: Arrival, send: Send) -> None:
     """The whole answer at once, when its last token is there."""
     await _begin(call, arrival)
-    usage = message_usage(call.billed, output_tokens=call.answer.tokens, inference_geo=call.model.inference_geo)
+    usage = message_usage(
+        call.billed,
+        output_tokens=call.answer.tokens,
+        inference_geo=call.model.inference_geo,
+        thinking_tokens=call.answer.thinking_tokens,
+    )
     message = whole_message(
         call.answer,
         call_id=call.open.id,

@@ -13,7 +13,9 @@ PING = b'event: ping\ndata: {"type": "ping"}\n\n'
 SIGNATURE = "c2ltdWxhdG9y"
 
 
-def message_usage(billed: CachedInput, *, output_tokens: int, inference_geo: str) -> dict[str, object]:
+def message_usage(
+    billed: CachedInput, *, output_tokens: int, inference_geo: str, thinking_tokens: int = 0
+) -> dict[str, object]:
     return {
         **_input_usage(billed),
         "cache_creation": {
@@ -21,9 +23,15 @@ def message_usage(billed: CachedInput, *, output_tokens: int, inference_geo: str
             "ephemeral_1h_input_tokens": billed.write_1h_tokens,
         },
         "output_tokens": output_tokens,
+        "output_tokens_details": _output_details(thinking_tokens),
+        "server_tool_use": None,
         "service_tier": "standard",
         "inference_geo": inference_geo,
     }
+
+
+def _output_details(thinking_tokens: int) -> dict[str, object] | None:
+    return {"thinking_tokens": thinking_tokens} if thinking_tokens else None
 
 
 def _input_usage(billed: CachedInput) -> dict[str, object]:
@@ -49,7 +57,15 @@ def whole_message(
 
 
 def _message(call_id: str, model: str, *, usage: Mapping[str, object] | None, **ending: object) -> dict[str, object]:
-    message = {"model": model, "id": call_id, "type": "message", "role": "assistant", **ending}
+    message = {
+        "model": model,
+        "id": call_id,
+        "type": "message",
+        "role": "assistant",
+        "container": None,
+        "stop_details": None,
+        **ending,
+    }
     return message if usage is None else {**message, "usage": usage}
 
 
@@ -58,9 +74,15 @@ def _block(block: Said, call_id: str, text: str) -> dict[str, object]:
         case ThinkingSaid():
             return {"type": "thinking", "thinking": text, "signature": SIGNATURE}
         case TextSaid():
-            return {"type": "text", "text": text}
+            return {"type": "text", "text": text, "citations": None}
         case ToolUsed():
-            return {"type": "tool_use", "id": _tool_id(call_id), "name": block.tool.name, "input": _input(text)}
+            return {
+                "type": "tool_use",
+                "id": _tool_id(call_id),
+                "name": block.tool.name,
+                "input": _input(text),
+                "caller": {"type": "direct"},
+            }
 
 
 def _input(arguments: str) -> object:
@@ -114,7 +136,11 @@ class MessageStream:
         delta = {"stop_reason": self.answer.stop_reason, "stop_sequence": self.answer.stop_sequence}
         fields: dict[str, object] = {"delta": delta}
         if self.with_usage:
-            fields["usage"] = {**_input_usage(self.billed), "output_tokens": self.answer.tokens}
+            fields["usage"] = {
+                **_input_usage(self.billed),
+                "output_tokens": self.answer.tokens,
+                "output_tokens_details": _output_details(self.answer.thinking_tokens),
+            }
         return _event("message_delta", **fields) + _event("message_stop")
 
     def _part(self, index: int, start: int, stop: int) -> list[bytes]:
