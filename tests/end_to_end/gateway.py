@@ -95,11 +95,14 @@ def config_text(simulator: RunningSimulator, *, limits: str = "limits: {}", more
 store: sqlite:///spendfuse.db
 providers:
   openai: {{api_key: os.environ/PROVIDER_KEY, base_url: "{simulator.base_url}"}}
+  anthropic: {{api_key: os.environ/PROVIDER_KEY, base_url: "{simulator.base_url}"}}
 models:
   gpt-4o-mini: openai/gpt-4o-mini
   gpt-4o: openai/gpt-4o
   o4-mini: openai/o4-mini
   embed: openai/text-embedding-3-small
+  claude-haiku: anthropic/claude-3-5-haiku-20241022
+  claude-sonnet: anthropic/claude-sonnet-4-5
 keys:
   - {{name: app, key: os.environ/APP_KEY}}
 {limits}

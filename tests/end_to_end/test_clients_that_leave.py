@@ -7,45 +7,46 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
-import orjson
 import pytest
-from gateway import APP_KEY, RunningGateway, config_text, running_gateway, wait_until
+from gateway import RunningGateway, config_text, running_gateway, wait_until
+from ways import CHAT, WAYS, Way
 
 from spendfuse.core.reservations import ReservationId, reservation_text
 from spendfuse.simulator.behaviour import Behaviour
 from spendfuse.simulator.process import running_simulator
 
 CALLS = 20
-HEADERS = {"authorization": f"Bearer {APP_KEY}"}
-BODY: dict[str, object] = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Tell me a long story."}]}
+PROMPT = "Tell me a long story."
 
 
-async def _leave_streams_midway(gateway: RunningGateway) -> dict[str, str]:
+async def _leave_streams_midway(gateway: RunningGateway, way: Way) -> dict[str, str]:
     """The provider's id of each answer, by our id of its call."""
 
     async def cut() -> tuple[str, str]:
-        body = {**BODY, "stream": True, "max_tokens": 2_000}
-        async with session.post(f"{gateway.base_url}/chat/completions", json=body) as response:
+        body = way.body(PROMPT, max_tokens=2_000, stream=True)
+        async with session.post(f"{gateway.base_url}/{way.path}", json=body) as response:
             seen = b""
             async for chunk in response.content.iter_any():
                 seen += chunk
                 if seen.count(b"data: ") > 10:
                     break
             response.close()
-            first = orjson.loads(seen.partition(b"data: ")[2].partition(b"\n")[0])
-            return response.headers["x-spendfuse-call-id"], first["id"]
+            return response.headers["x-spendfuse-call-id"], way.answer_id(seen)
 
-    async with aiohttp.ClientSession(headers=HEADERS) as session:
+    async with aiohttp.ClientSession(headers=way.headers) as session:
         return dict(await asyncio.gather(*(cut() for _ in range(CALLS))))
 
 
-def test_cut_streams_are_cancelled_within_a_second_and_charged_between_metered_and_quote(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_cut_streams_are_cancelled_within_a_second_and_charged_between_metered_and_quote(
+    way: Way, tmp_path: Path
+) -> None:
     behaviour = Behaviour(output_tokens=2_000, chunk_tokens=5, chunk_interval_s=0.02, bill_abandoned="generated")
     with (
         running_simulator(behaviour) as simulator,
         running_gateway(config_text(simulator), tmp_path) as gateway,
     ):
-        answers = asyncio.run(_leave_streams_midway(gateway))
+        answers = asyncio.run(_leave_streams_midway(gateway, way))
         bill = simulator.bill(with_records=True, wait_idle_s=1.0)
         assert bill.calls.get("cancelled") == CALLS
         wait_until(lambda: gateway.totals().entries == CALLS, 5, "all streams are settled")
@@ -57,17 +58,18 @@ def test_cut_streams_are_cancelled_within_a_second_and_charged_between_metered_a
         gateway.run("audit")
 
 
-def test_a_call_whose_client_left_is_cancelled_and_charged_at_its_quote(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_a_call_whose_client_left_is_cancelled_and_charged_at_its_quote(way: Way, tmp_path: Path) -> None:
     with (
         running_simulator(Behaviour(latency_s=30)) as simulator,
         running_gateway(config_text(simulator), tmp_path) as gateway,
     ):
 
         async def leave() -> None:
-            async with aiohttp.ClientSession(headers=HEADERS) as session:
-                body = {**BODY, "max_tokens": 200}
+            async with aiohttp.ClientSession(headers=way.headers) as session:
+                body = way.body(PROMPT, max_tokens=200)
                 calls = [
-                    asyncio.create_task(session.post(f"{gateway.base_url}/chat/completions", json=body).__aenter__())
+                    asyncio.create_task(session.post(f"{gateway.base_url}/{way.path}", json=body).__aenter__())
                     for _ in range(CALLS)
                 ]
                 while simulator.bill().calls.get("running", 0) < CALLS:
@@ -93,9 +95,9 @@ def test_a_call_may_go_on_without_its_client_and_is_settled_exactly(tmp_path: Pa
 
         async def leave() -> None:
             timeout = aiohttp.ClientTimeout(total=0.4)
-            async with aiohttp.ClientSession(headers=HEADERS, timeout=timeout) as session:
+            async with aiohttp.ClientSession(headers=CHAT.headers, timeout=timeout) as session:
                 with pytest.raises(TimeoutError):
-                    await session.post(f"{gateway.base_url}/chat/completions", json=BODY)
+                    await session.post(f"{gateway.base_url}/{CHAT.path}", json=CHAT.body(PROMPT, max_tokens=None))
 
         asyncio.run(leave())
         bill = simulator.bill(wait_idle_s=5)
