@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,18 +111,28 @@ keys:
 
 
 @contextmanager
-def running_gateway(config: str, folder: Path, *, workers: int = 1) -> Generator[RunningGateway]:
-    """Start `spendfuse serve` on a free port and end it, by SIGTERM if it still runs, expecting a clean exit."""
+def running_gateway(
+    config: str,
+    folder: Path,
+    *,
+    workers: int = 1,
+    name: str = "spendfuse.yaml",
+    environ: Mapping[str, str] | None = None,
+) -> Generator[RunningGateway]:
+    """Start `spendfuse --config` on a free port and end it, by SIGTERM if it still runs, expecting a clean exit.
+
+    `environ` is added to its environment.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "spendfuse.yaml"
+    path = folder / name
     path.write_text(config)
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "spendfuse.wiring", "serve", "--config", str(path)),
+            *(sys.executable, "-m", "spendfuse.wiring", "--config", str(path)),
             *("--port", "0", "--workers", str(workers)),
         ],
         stderr=subprocess.PIPE,
-        env=_environment(),
+        env={**_environment(), **(environ or {})},
         start_new_session=True,
     )
     log = _Log(process, folder / "gateway.log")
