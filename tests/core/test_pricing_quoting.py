@@ -12,9 +12,9 @@ from spendfuse.core.refusals import Code, Deny
 from spendfuse.core.usage import Usage
 from spendfuse.pricing.bounds import InputBound
 from spendfuse.pricing.describe import describe
-from spendfuse.pricing.quoting import Override, Pricer, Quoted, WantedCap
+from spendfuse.pricing.quoting import Pricer, Quoted, WantedCap
 from spendfuse.pricing.sheet import Sheet
-from spendfuse.pricing.targets import PricedTarget, Unpriced
+from spendfuse.pricing.targets import Override, PricedTarget, Unpriced
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
 MP3 = Media(MediaKind.AUDIO, "audio/mp3", base64.b64encode(b"\0" * 3_000).decode())

@@ -197,12 +197,16 @@ def test_labels_stay_here_but_for_the_one_that_the_vendor_takes(
     assert body.get("metadata") == sent
 
 
-def test_the_model_and_the_cap_are_set_and_nothing_else() -> None:
+def test_the_model_and_the_cap_are_set_and_nothing_else_but_labels() -> None:
     raw = answer_of("request_with_everything.json")
     call = AnthropicMessages().parse(raw)
     assert isinstance(call, Call)
     target = WireTarget("claude-sonnet-4-5", pins_service_tier=True, takes_stream_options=False)
-    expected = read_object(raw) | {"model": "claude-sonnet-4-5", "max_tokens": 350}
+    expected = read_object(raw) | {
+        "model": "claude-sonnet-4-5",
+        "max_tokens": 350,
+        "metadata": {"user_id": "u-1"},
+    }
     assert read_object(AnthropicMessages().render(call, target, cap=350)) == expected
     expected["max_tokens"] = 700
     assert read_object(AnthropicMessages().render(call, target, cap=None)) == expected

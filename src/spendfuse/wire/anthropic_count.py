@@ -10,11 +10,11 @@ from spendfuse.wire.anthropic_betas import AnthropicHeaders
 from spendfuse.wire.anthropic_content import messages_content
 from spendfuse.wire.anthropic_errors import refusal
 from spendfuse.wire.anthropic_fields import COUNT_FIELDS, MESSAGES_FIELDS
-from spendfuse.wire.anthropic_request import check_standard, claimed_labels, is_structured, model_of, thinking_of
+from spendfuse.wire.anthropic_request import check_standard, claimed_labels, is_structured, thinking_of
 from spendfuse.wire.dialect import NO_HEADERS, Answer, OwnWords, StreamMeter, WireTarget
 from spendfuse.wire.fields import FieldTable
 from spendfuse.wire.json_body import BodyInvalid, JsonObject, read_object, write
-from spendfuse.wire.json_fields import mapping
+from spendfuse.wire.json_fields import mapping, model_of
 from spendfuse.wire.openai_usage import read_answer
 
 _COUNT_MAX = 2**40

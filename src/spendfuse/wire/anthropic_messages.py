@@ -15,7 +15,6 @@ from spendfuse.wire.anthropic_request import (
     check_standard,
     claimed_labels,
     is_structured,
-    model_of,
     thinking_of,
     without_labels,
 )
@@ -26,7 +25,7 @@ from spendfuse.wire.dialect import NO_HEADERS, Answer, OwnWords, TokenCounter, W
 from spendfuse.wire.fields import FieldTable
 from spendfuse.wire.fingerprint import fingerprint_of
 from spendfuse.wire.json_body import BodyInvalid, JsonObject, read_object, write
-from spendfuse.wire.json_fields import boolean, integer, wrong
+from spendfuse.wire.json_fields import boolean, integer, model_of, wrong
 from spendfuse.wire.openai_usage import read_answer
 
 _DIAGNOSTICS = "diagnostics"

@@ -13,18 +13,6 @@ _CLEARING = "clear_"
 _DIGEST_BYTES = 8
 
 
-def model_of(body: JsonObject) -> str:
-    """The public model name that a request asks for.
-
-    Raises:
-        BodyInvalid: there is none.
-    """
-    model = text(body, "model")
-    if not model:
-        raise wrong("model", "the name of a model", model)
-    return model
-
-
 def thinking_of(body: JsonObject) -> tuple[bool, int]:
     """Whether a request asks for thinking, and its budget of tokens; 0 without one.
 

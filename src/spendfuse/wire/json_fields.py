@@ -61,6 +61,18 @@ def as_object(value: Json, path: str) -> JsonObject:
     return value
 
 
+def model_of(body: JsonObject) -> str:
+    """The public model name that a request asks for.
+
+    Raises:
+        BodyInvalid: there is none.
+    """
+    model = text(body, "model")
+    if not model:
+        raise wrong("model", "the name of a model", model)
+    return model
+
+
 def wrong(path: str, expected: str, value: Json) -> BodyInvalid:
     """The refusal of a value: what it must be, and what was got."""
     return BodyInvalid(f"`{path}` must be {expected}, got {shown(value)}", path)

@@ -12,7 +12,7 @@ from spendfuse.wire.fields import FieldTable
 from spendfuse.wire.fingerprint import fingerprint_of
 from spendfuse.wire.headers import headers_passed, passed_names
 from spendfuse.wire.json_body import BodyInvalid, JsonObject, read_object, write
-from spendfuse.wire.json_fields import boolean, integer, mapping, objects, text, wrong
+from spendfuse.wire.json_fields import boolean, integer, mapping, model_of, objects, text, wrong
 from spendfuse.wire.labels import labels_from_body
 from spendfuse.wire.openai_content import chat_content
 from spendfuse.wire.openai_errors import refusal
@@ -115,18 +115,6 @@ class OpenAIChat(OwnWords):
             service_tier=_service_tier(body),
             claimed=labels_from_body(body),
         )
-
-
-def model_of(body: JsonObject) -> str:
-    """The public model name that a request asks for.
-
-    Raises:
-        BodyInvalid: there is none.
-    """
-    model = text(body, "model")
-    if not model:
-        raise wrong("model", "the name of a model", model)
-    return model
 
 
 def _fields_of(call: Call) -> JsonObject:

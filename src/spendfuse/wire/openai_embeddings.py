@@ -10,8 +10,8 @@ from spendfuse.wire.dialect import NO_HEADERS, Answer, OwnWords, StreamMeter, Wi
 from spendfuse.wire.fields import FieldTable
 from spendfuse.wire.headers import headers_passed, passed_names
 from spendfuse.wire.json_body import BodyInvalid, Json, JsonObject, read_object, shown, write
+from spendfuse.wire.json_fields import model_of
 from spendfuse.wire.labels import labels_from_body
-from spendfuse.wire.openai_chat import model_of
 from spendfuse.wire.openai_errors import refusal
 from spendfuse.wire.openai_fields import EMBEDDINGS_FIELDS
 from spendfuse.wire.openai_usage import metered_embeddings, read_answer

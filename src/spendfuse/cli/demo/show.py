@@ -6,7 +6,7 @@ from pathlib import Path
 
 from spendfuse.cli.demo.acts import FEATURES, MONTH_LIMIT, acts, play
 from spendfuse.cli.demo.proof import say_proof
-from spendfuse.cli.demo.stage import Gateway, running_gateway, write_config
+from spendfuse.cli.demo.stage import CLAUDE, Gateway, running_gateway, write_config
 from spendfuse.cli.demo.traffic import MODEL, Tally, Traffic, requests
 from spendfuse.cli.factories import Factories
 from spendfuse.cli.keys import LABEL_SOURCES, create_key
@@ -99,12 +99,14 @@ async def _raise_limit(ledger: Ledger, traffic: Traffic, config_option: str) -> 
 
 
 def _invite(gateway: Gateway, key: str, path: Path) -> None:
-    say("Point any OpenAI client at it:")
+    say("Point any OpenAI or Anthropic client at it:")
     say()
     say(f"  export OPENAI_BASE_URL={gateway.base_url} OPENAI_API_KEY={key}")
+    say(f"  export ANTHROPIC_BASE_URL={gateway.base_url.removesuffix('/v1')} ANTHROPIC_API_KEY={key}")
     say()
     say("  from openai import OpenAI")
     say(f'  OpenAI().chat.completions.create(model="{MODEL}", messages=[{{"role": "user", "content": "Hello"}}])')
+    say(f"  # {CLAUDE} answers there too, and at anthropic.Anthropic().messages.create(…)")
     say()
     say(f"  spendfuse limits list --config {path}")
     say()

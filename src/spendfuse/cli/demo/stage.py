@@ -27,6 +27,7 @@ HOST = "127.0.0.1"
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
 
+CLAUDE = "claude-haiku"
 CONFIG = """\
 # Written by `spendfuse demo`: limits so small that a few seconds of traffic reach them.
 store: sqlite:///demo.db
@@ -35,10 +36,14 @@ providers:
   openai:
     base_url: {base_url}        # the simulated provider; leave it out for the real one
     api_key: sk-simulated
+  anthropic:
+    base_url: {base_url}
+    api_key: sk-simulated
 
 models:
   gpt-4o: openai/gpt-4o
   gpt-4o-mini: openai/gpt-4o-mini
+  {claude}: anthropic/claude-3-5-haiku-20241022
 
 limits:
   company-month: {{usd: 0.50, per: month}}
@@ -64,7 +69,7 @@ class Gateway:
 def write_config(folder: Path, base_url: str) -> Path:
     """Write the demo's config into its folder."""
     path = folder / "spendfuse.yaml"
-    path.write_text(CONFIG.format(base_url=base_url), encoding="utf-8")
+    path.write_text(CONFIG.format(base_url=base_url, claude=CLAUDE), encoding="utf-8")
     return path
 
 
