@@ -243,3 +243,11 @@ def test_a_reason_tells_its_arithmetic_to_people() -> None:
         'limit "user-tokens" (user=u1): 1,000 tokens, 100 tokens left (100 tokens held by calls in flight), '
         "call needs up to 900 tokens and at least 300 tokens"
     )
+
+
+@pytest.mark.parametrize(("unit", "cap"), [(Unit.OUTPUT_TOKENS, 50), (Unit.TOKENS, 50), (Unit.INPUT_TOKENS, 400)])
+def test_a_cap_that_nobody_asked_for_is_modest_only_where_it_takes_from_what_is_left(unit: Unit, cap: int) -> None:
+    tight = Balance(Limit("l", unit, 0, Lifetime()), "[]", 1_000, 0, 0, None)
+    outcome = ask(Quote(300, 0, 0), CapRange(wanted=400, useful=10, modest=50), Fit.WHOLE, [tight])
+    assert isinstance(outcome, Admitted)
+    assert outcome.cap == cap

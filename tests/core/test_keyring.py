@@ -24,6 +24,8 @@ def test_keys_of_the_config_have_their_own_bound_and_those_of_the_store_the_gene
         assert keyring.caller({b"authorization": b"Bearer sk-app"}) == Caller("app", labels, frozenset({"headers"}), 3)
         batch = Caller("batch", {"key": "batch"}, frozenset({"headers", "body"}), 7)
         assert keyring.caller({b"x-api-key": b"sk-batch"}) == batch
+        both = {b"authorization": b"Bearer another-service", b"x-api-key": b"sk-batch"}
+        assert keyring.caller(both) == keyring.caller({**both, b"authorization": b"Basic YTpi"}) == batch
         await ledger.revoke_key("batch")
         await keyring.load()
         refused = keyring.caller({b"x-api-key": b"sk-batch"})

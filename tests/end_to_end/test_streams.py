@@ -8,24 +8,24 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from typing import Any
 
 import aiohttp
+import anthropic
 import httpx2
 import openai
 import orjson
 import psutil
 import pytest
 from gateway import APP_KEY, RunningGateway, config_text, running_gateway, wait_until
+from ways import CHAT, WAYS, Way
 
 from spendfuse.simulator.behaviour import Behaviour
 from spendfuse.simulator.process import RunningSimulator, running_simulator
 
-HEADERS = {"authorization": f"Bearer {APP_KEY}"}
-BODY: dict[str, object] = {
-    "model": "gpt-4o-mini",
-    "messages": [{"role": "user", "content": "Tell me a long story."}],
-    "stream": True,
-}
+PROMPT = "Tell me a long story."
+HEADERS = CHAT.headers
+BODY = CHAT.body(PROMPT, max_tokens=None, stream=True)
 CAP = 100
 TOKENS_PER_S = 500
 FIRST_OVERSHOOT_TOKENS_MAX, OVERSHOOT_TOKENS_MAX = 750, 150
@@ -40,59 +40,96 @@ def _estimates(gateway: RunningGateway) -> list[bool]:
         return [bool(one) for (one,) in connection.execute("SELECT is_estimated FROM entry")]
 
 
-def _outrun(gateway: RunningGateway, user: str) -> int:
-    """Stream with the SDK until the gateway cuts it, as a whole stream; the output tokens that the client was told."""
-    client = openai.OpenAI(base_url=gateway.base_url, api_key=APP_KEY, max_retries=0)
-    stream = client.chat.completions.create(
-        model="gpt-4o-mini",
-        messages=[{"role": "user", "content": "Tell me a long story."}],
-        max_tokens=CAP,
-        stream=True,
-        stream_options={"include_usage": True},
-        user=user,
-    )
-    chunks = list(stream)
-    assert [one.choices[0].finish_reason for one in chunks if one.choices][-1] == "length"
-    usage = chunks[-1].usage
-    assert usage is not None
-    return usage.completion_tokens
+def _sdk_stream(gateway: RunningGateway, way: Way, *, user: str = "u", cap: int = CAP) -> tuple[str, int]:
+    """Stream with the official SDK of the way's dialect; why it ended and the output tokens that the client was told.
+
+    Raises what the SDK raises of a stream that it can't take for whole.
+    """
+    if way.is_messages:
+        root = gateway.base_url.removesuffix("/v1")
+        events: list[str] = []
+        with (
+            anthropic.Anthropic(base_url=root, api_key=APP_KEY, max_retries=0) as client,
+            client.messages.stream(
+                model=way.model,
+                messages=[{"role": "user", "content": PROMPT}],
+                max_tokens=cap,
+                metadata={"user_id": user},
+            ) as stream,
+        ):
+            for event in stream:
+                events.append(event.type)
+            message = stream.get_final_message()
+        assert events[-1] == "message_stop"
+        assert events.count("content_block_start") == events.count("content_block_stop") == len(message.content)
+        return str(message.stop_reason), message.usage.output_tokens
+    with openai.OpenAI(base_url=gateway.base_url, api_key=APP_KEY, max_retries=0) as client:
+        chunks = list(
+            client.chat.completions.create(
+                model=way.model,
+                messages=[{"role": "user", "content": PROMPT}],
+                max_tokens=cap,
+                stream=True,
+                stream_options={"include_usage": True},
+                user=user,
+            )
+        )
+    told: Any = chunks[-1].usage
+    (reason,) = [choice.finish_reason for one in chunks for choice in one.choices if choice.finish_reason]
+    return reason, told.completion_tokens
 
 
-def test_a_target_that_ignores_its_cap_is_stopped_soon_and_the_sdk_sees_a_whole_stream(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_a_target_that_ignores_its_cap_is_stopped_soon_and_the_sdk_sees_a_whole_stream(
+    way: Way, tmp_path: Path
+) -> None:
     behaviour = Behaviour(output_tokens=20_000, chunk_tokens=5, chunk_interval_s=5 / TOKENS_PER_S, ignore_cap=True)
     limits = "limits: {few: {output_tokens: 300, per: lifetime, each: user}}"
+    # Tokens of a vocabulary that we do not hold are certain to be above a cap once there are twice as many of ours.
+    unsure_tokens = 0 if way is CHAT else CAP
     with (
         running_simulator(behaviour) as simulator,
         running_gateway(config_text(simulator, limits=limits), tmp_path) as gateway,
     ):
         billed_before = 0
         for number, overshoot_max in enumerate((FIRST_OVERSHOOT_TOKENS_MAX, OVERSHOOT_TOKENS_MAX), start=1):
-            told = _outrun(gateway, f"u{number}")
+            reason, told = _sdk_stream(gateway, way, user=f"u{number}")
+            assert reason == ("max_tokens" if way.is_messages else "length")
             billed = simulator.bill(wait_idle_s=5).output_tokens - billed_before
             billed_before += billed
-            print(f"\nstream {number}: {billed - CAP} output tokens billed above the cap of {CAP}")
-            assert 0 < billed - CAP <= overshoot_max
+            print(f"\n{way} stream {number}: {billed - CAP} output tokens billed above the cap of {CAP}")
+            assert 0 < billed - CAP <= overshoot_max + unsure_tokens
             # Only what was made after the last token that was seen is in no entry.
-            assert CAP < told <= billed <= told + OVERSHOOT_TOKENS_MAX
+            assert CAP < told <= billed
+            if way is CHAT:
+                assert billed <= told + OVERSHOOT_TOKENS_MAX
         assert simulator.bill().calls.get("cancelled") == 2
         wait_until(lambda: gateway.totals().entries == 2, 5, "the streams are settled")
         assert _estimates(gateway) == [True, True]
         gateway.run("audit")
 
 
-def test_an_upstream_that_dies_midway_leaves_a_broken_stream_and_an_estimate(tmp_path: Path) -> None:
+SDK_FAILURES = (
+    openai.APIConnectionError,
+    anthropic.APIConnectionError,
+    httpx2.RemoteProtocolError,
+)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_an_upstream_that_dies_midway_leaves_a_broken_stream_and_an_estimate(way: Way, tmp_path: Path) -> None:
     behaviour = Behaviour(output_tokens=500, chunk_interval_s=0.005, disconnect_after_tokens=100)
     with (
         running_simulator(behaviour) as simulator,
         running_gateway(config_text(simulator), tmp_path) as gateway,
     ):
-        client = openai.OpenAI(base_url=gateway.base_url, api_key=APP_KEY, max_retries=0)
-        seen = 0
-        with pytest.raises((openai.APIConnectionError, httpx2.RemoteProtocolError)):
-            for _ in client.chat.completions.create(**{**BODY, "max_tokens": 400}):  # type: ignore[call-overload]
-                seen += 1
-        assert seen > 5
-        assert asyncio.run(_is_broken(gateway))
+        with pytest.raises(SDK_FAILURES):
+            _sdk_stream(gateway, way, cap=400)
+        broken = asyncio.run(_broken_off(gateway, way))
+        assert broken is not None, "it ended like a whole one"
+        # Nothing that was seen is missing, and nothing was made up.
+        assert broken.count(b" token") == 100
+        assert not any(mark in broken for mark in ENDS)
         bill = simulator.bill(wait_idle_s=5)
         wait_until(lambda: gateway.totals().entries == 2, 5, "both streams are settled")
         assert _estimates(gateway) == [True, True]
@@ -100,22 +137,64 @@ def test_an_upstream_that_dies_midway_leaves_a_broken_stream_and_an_estimate(tmp
         gateway.run("audit")
 
 
-async def _is_broken(gateway: RunningGateway) -> bool:
-    """Whether a stream ends neither with `[DONE]` nor with the end of its HTTP body."""
+ENDS = (b"[DONE]", b"message_stop", b'"finish_reason":"', b'"stop_reason":"')
+
+
+async def _broken_off(gateway: RunningGateway, way: Way) -> bytes | None:
+    """What a stream has sent when its HTTP body breaks off; None when it ends."""
     body = b""
     async with (
-        aiohttp.ClientSession(headers=HEADERS) as session,
-        session.post(f"{gateway.base_url}/chat/completions", json={**BODY, "max_tokens": 400}) as response,
+        aiohttp.ClientSession(headers=way.headers) as session,
+        session.post(f"{gateway.base_url}/{way.path}", json=way.body(PROMPT, max_tokens=400, stream=True)) as response,
     ):
         try:
             async for chunk in response.content.iter_any():
                 body += chunk
         except aiohttp.ClientPayloadError:
-            return b"[DONE]" not in body
-    return False
+            return body
+    return None
 
 
-def test_a_stream_under_way_outlives_sigterm_and_settles_exactly(tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_an_error_amid_a_stream_reaches_the_sdk_and_what_came_before_it_is_charged(way: Way, tmp_path: Path) -> None:
+    behaviour = Behaviour(output_tokens=500, chunk_interval_s=0.005, stream_error_after_tokens=100)
+    with (
+        running_simulator(behaviour) as simulator,
+        running_gateway(config_text(simulator), tmp_path) as gateway,
+    ):
+        with pytest.raises((openai.APIError, anthropic.APIStatusError)) as raised:
+            _sdk_stream(gateway, way, cap=400)
+        if way is not CHAT:
+            assert "Overloaded" in str(raised.value)
+        if way.is_messages:
+            assert isinstance(raised.value, anthropic.APIStatusError)
+        bill = simulator.bill(wait_idle_s=5)
+        wait_until(lambda: gateway.totals().entries == 1, 5, "the stream is settled")
+        assert _estimates(gateway) == [True]
+        assert bill.output_tokens == 100
+        assert 0 < bill.nanos <= gateway.totals().settled
+        gateway.run("audit")
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_a_stream_without_usage_is_whole_and_charged_at_no_less_than_its_bill(way: Way, tmp_path: Path) -> None:
+    behaviour = Behaviour(output_tokens=60, omit_stream_usage=True)
+    with (
+        running_simulator(behaviour) as simulator,
+        running_gateway(config_text(simulator), tmp_path) as gateway,
+    ):
+        body = way.body(PROMPT, max_tokens=400, stream=True)
+        answer = httpx2.post(f"{gateway.base_url}/{way.path}", json=body, headers=way.headers)
+        assert answer.content.rstrip().endswith(b'{"type":"message_stop"}' if way.is_messages else b"data: [DONE]")
+        bill = simulator.bill(wait_idle_s=5)
+        wait_until(lambda: gateway.totals().entries == 1, 5, "the stream is settled")
+        assert _estimates(gateway) == [True]
+        assert bill.nanos <= gateway.totals().settled
+        gateway.run("audit")
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_a_stream_under_way_outlives_sigterm_and_settles_exactly(way: Way, tmp_path: Path) -> None:
     behaviour = Behaviour(output_tokens=200, chunk_interval_s=0.05)
     with (
         running_simulator(behaviour) as simulator,
@@ -123,16 +202,17 @@ def test_a_stream_under_way_outlives_sigterm_and_settles_exactly(tmp_path: Path)
     ):
 
         async def stop_midway() -> bytes:
+            body = way.body(PROMPT, max_tokens=None, stream=True)
             async with (
-                aiohttp.ClientSession(headers=HEADERS) as session,
-                session.post(f"{gateway.base_url}/chat/completions", json=BODY) as response,
+                aiohttp.ClientSession(headers=way.headers) as session,
+                session.post(f"{gateway.base_url}/{way.path}", json=body) as response,
             ):
                 first = await response.content.readuntil(b"\n\n")
                 gateway.process.send_signal(signal.SIGTERM)
                 return first + await response.content.read()
 
         body = asyncio.run(stop_midway())
-        assert body.endswith(b"data: [DONE]\n\n")
+        assert body.rstrip().endswith(b'{"type":"message_stop"}' if way.is_messages else b"data: [DONE]")
         assert gateway.process.wait(10) == 0
         assert gateway.totals().open_reservations == 0
         assert _estimates(gateway) == [False]

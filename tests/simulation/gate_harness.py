@@ -33,13 +33,15 @@ from spendfuse.ledger.memory import MemoryEngine, MemoryStore
 from spendfuse.ledger.operations import Engine
 from spendfuse.ledger.sqlite import SqliteEngine
 from spendfuse.ledger.store import Demand, Ledger
+from spendfuse.wire.anthropic_count import AnthropicCountTokens
 from spendfuse.wire.anthropic_messages import AnthropicMessages
 from spendfuse.wire.dialect import Answer, Dialect
 from spendfuse.wire.openai_chat import OpenAIChat
 from spendfuse.wire.openai_embeddings import OpenAIEmbeddings
 
 START_NS = 1_795_262_400 * 10**9  # 2026-11-21 12:00 UTC
-CHAT, EMBEDDINGS, MESSAGES = OpenAIChat(), OpenAIEmbeddings(), AnthropicMessages()
+CHAT, EMBEDDINGS = OpenAIChat(), OpenAIEmbeddings()
+MESSAGES, COUNT_TOKENS = AnthropicMessages(), AnthropicCountTokens()
 APP = Caller("app", {"key": "app"})
 CAP_HEADER, CALL_ID_HEADER, COST_HEADER = "x-spendfuse-max-tokens", "x-spendfuse-call-id", "x-spendfuse-cost-usd"
 SPINS = 60
@@ -49,6 +51,7 @@ INPUT_NANOS, OUTPUT_NANOS = 1_000, 2_000
 _CONFIG = """
 providers:
   openai: {{api_key: sk-provider}}
+  anthropic: {{api_key: sk-claude}}
   plain: {{dialect: openai, base_url: "http://plain.test/v1", prices: {{"*": {{input: 1, output: 2}}}}}}
   free: {{dialect: openai, base_url: "http://free.test/v1", prices: {{"*": {{input: 0, output: 0}}}}}}
 models:
@@ -59,6 +62,7 @@ models:
   plain: plain/llama
   frugal: {{targets: [plain/tiny], min_output_tokens: 10, prices: {{input: '0.1', output: '0.2'}}}}
   free: free/llama
+  claude: anthropic/claude-sonnet-4-5
 {more}
 limits:
   everything: {{usd: 1000, per: lifetime}}
@@ -390,6 +394,11 @@ def request(
 def chat(model: str = "plain", content: str = "Hi.", **fields: object) -> dict[str, object]:
     """The body of a chat request."""
     return {"model": model, "messages": [{"role": "user", "content": content}], **fields}
+
+
+def messages(model: str = "claude", content: object = "Hi.", **fields: object) -> dict[str, object]:
+    """The body of a messages request."""
+    return {"model": model, "messages": [{"role": "user", "content": content}], "max_tokens": 1_000, **fields}
 
 
 def without_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,3 +158,72 @@ def stream(*steps: Step) -> Play:
 def failing(status: int, *, before_head: Sequence[Step] = ()) -> Play:
     """An answer that is an error."""
     return Play([b'{"error": {"message": "no", "code": "x"}}'], status=status, before_head=before_head)
+
+
+def claude_usage(input_tokens: int, output_tokens: int, **more: object) -> dict[str, object]:
+    """A usage object of Anthropic's."""
+    return {"input_tokens": input_tokens, "output_tokens": output_tokens, **more}
+
+
+def claude_answer(output_tokens: int = 5, *, input_tokens: int = 10, used: object = ..., **more: object) -> bytes:
+    """A whole answer of Anthropic's; `used` replaces its usage."""
+    said = claude_usage(input_tokens, output_tokens) if used is ... else used
+    body = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude",
+        "content": [{"type": "text", "text": "Hello."}],
+        "stop_reason": "end_turn",
+        "stop_sequence": None,
+        "usage": said,
+    }
+    return json.dumps({**body, **more}).encode()
+
+
+def claude_event(kind: str, **fields: object) -> bytes:
+    """One event of a stream of Anthropic's."""
+    return f"event: {kind}\ndata: ".encode() + json.dumps({"type": kind, **fields}).encode() + b"\n\n"
+
+
+def claude_start(input_tokens: int = 10, **more: object) -> bytes:
+    """The start of a stream and of its only block."""
+    message = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "claude",
+        "content": [],
+        "stop_reason": None,
+        "stop_sequence": None,
+        "usage": claude_usage(input_tokens, 1, **more),
+    }
+    block = {"type": "text", "text": ""}
+    return claude_event("message_start", message=message) + claude_event(
+        "content_block_start", index=0, content_block=block
+    )
+
+
+def claude_delta(text: str) -> bytes:
+    """A piece of an answer's text."""
+    return claude_event("content_block_delta", index=0, delta={"type": "text_delta", "text": text})
+
+
+def claude_end(output_tokens: int | None, reason: str = "end_turn") -> bytes:
+    """The end of the block and of the stream; without a count it says no usage."""
+    said = {} if output_tokens is None else {"usage": {"output_tokens": output_tokens}}
+    return (
+        claude_event("content_block_stop", index=0)
+        + claude_event("message_delta", delta={"stop_reason": reason, "stop_sequence": None}, **said)
+        + claude_event("message_stop")
+    )
+
+
+def counted(tokens: int) -> Play:
+    """Anthropic's count of an input."""
+    return Play([json.dumps({"input_tokens": tokens}).encode()])
+
+
+def is_count(request: UpstreamRequest) -> bool:
+    """Whether a request asks for a count."""
+    return request.url.endswith("/count_tokens")

@@ -6,10 +6,28 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
-from gate_harness import World, chat, config_of, opened, run_frozen, spin, without_threads
-from scripted_upstream import DONE, Play, Step, answer, delta, ended, failing, stream, used, words
+from gate_harness import CHAT, MESSAGES, World, chat, config_of, messages, opened, run_frozen, spin, without_threads
+from scripted_upstream import (
+    DONE,
+    Play,
+    Step,
+    answer,
+    claude_answer,
+    claude_delta,
+    claude_end,
+    claude_start,
+    counted,
+    delta,
+    ended,
+    failing,
+    is_count,
+    stream,
+    used,
+    words,
+)
 
 from spendfuse.clock import FrozenClock
 from spendfuse.upstream.client import FateUnknown, NeverSent, UpstreamRequest, UpstreamTimeout
@@ -18,7 +36,8 @@ SEEDS, DISOBEYING_SEEDS, SQLITE_SEEDS = range(100), range(100, 130), range(130, 
 STEPS = 60
 INPUT_TOKENS = 8
 GENERATED_PER_S = 1_000
-PRICES = {"llama": (1_000, 2_000), "tiny": (100, 200), "gpt-4o-mini": (150, 600)}
+CLAUDE = "claude-3-haiku-20240307"
+PRICES = {"llama": (1_000, 2_000), "tiny": (100, 200), "gpt-4o-mini": (150, 600), CLAUDE: (250, 1_250)}
 """Nano-dollars a token, by the provider's names: input, output."""
 LIMITS = """
   company: {usd: '0.004', per: hour}
@@ -30,6 +49,7 @@ LIMITS = """
   dear: {usd: '0.001', per: day, match: {model: [plain]}, on_exceed: {route_to: frugal}}
   watched: {usd: '0.0001', per: day, on_exceed: shadow}
 """
+MORE = f"  haiku: anthropic/{CLAUDE}\nbusy_wait: 2s"
 KINDS = ("exact", "null usage", "broken", "voided", "charged", "never sent", "stream", "open stream", "cut stream")
 
 
@@ -44,6 +64,10 @@ class Exchange:
     delivered: int = 0
     billed_nanos: int = 0
     is_over: bool = False
+
+    @property
+    def is_claude(self) -> bool:
+        return self.model == CLAUDE
 
 
 @dataclass(slots=True)
@@ -61,20 +85,22 @@ class Provider:
         return sum(one.billed_nanos for one in self.exchanges.values())
 
     def play(self, request: UpstreamRequest) -> Play:
-        """What the next call meets."""
+        """What the next call, or count of one, meets."""
+        if is_count(request):
+            return failing(529) if self.dice.random() < 0.2 else counted(INPUT_TOKENS)
         body = json.loads(request.body)
         kind, cap = self.dice.choice(KINDS), body["max_completion_tokens" if "gpt" in body["model"] else "max_tokens"]
         wanted = self.dice.randint(0, cap if self.obeys_cap else 3 * cap)
-        number = body["seed"]
+        number = _number_of(body)
         is_free = kind in ("never sent", "voided")
         self.exchanges[number] = Exchange(
-            body["model"], wanted, self.clock.now_ns(), is_stream=body["stream"], is_over=is_free
+            body["model"], wanted, self.clock.now_ns(), is_stream=body.get("stream", False), is_over=is_free
         )
         if kind == "never sent":
             return Play(before_head=[self._hold(), NeverSent("refused")])
         if kind == "voided":
             return failing(self.dice.choice([400, 429, 500, 503]), before_head=[self._hold()])
-        if body["stream"] and "stream" in kind:
+        if body.get("stream") and "stream" in kind:
             return self._stream(kind, number, wanted)
         return self._whole(kind, number, wanted)
 
@@ -100,28 +126,35 @@ class Provider:
         if kind == "charged":
             return failing(504, before_head=unknown)
         if kind == "null usage" and self.obeys_cap:
-            return Play([*unknown, answer(used=None)])
+            return Play([*unknown, claude_answer(used=None) if exchange.is_claude else answer(used=None)])
         # Billed in full only once it was read: before, it has made no more than its rate allows.
-        body = answer(wanted, input_tokens=INPUT_TOKENS)
+        body = (claude_answer if exchange.is_claude else answer)(wanted, input_tokens=INPUT_TOKENS)
         return Play([self._hold(), body, lambda: self._bill(exchange, wanted)])
 
     def _stream(self, kind: str, number: int, wanted: int) -> Play:
         exchange = self.exchanges[number]
+        is_claude = exchange.is_claude
         steps: list[Step] = []
         left = wanted
         while left:
             piece = min(left, self.dice.randint(1, 100))
             left -= piece
             # Billed only once it was handed over: a client that leaves first has not been served it.
-            steps += [delta(words(piece)), self._delivery(exchange, piece)]
+            shown = (claude_delta if is_claude else delta)(words(piece))
+            steps += [shown, self._delivery(exchange, piece)]
         for _ in range(3):
             steps.insert(self.dice.randint(0, len(steps)), self._hold())
+        if is_claude:
+            steps.insert(0, claude_start(INPUT_TOKENS))
         if kind == "open stream":
             return stream(*steps, asyncio.Event())
         over: Step = lambda: self.end(number)  # noqa: E731
         if kind == "cut stream":
             return stream(*steps, over, FateUnknown("reset"))
-        usage = [used(INPUT_TOKENS, wanted)] if self.dice.random() < 0.7 else []
+        says_usage = self.dice.random() < 0.7
+        if is_claude:
+            return stream(*steps, over, claude_end(wanted if says_usage else None))
+        usage = [used(INPUT_TOKENS, wanted)] if says_usage else []
         return stream(*steps, over, ended(), *usage, DONE)
 
     def _delivery(self, exchange: Exchange, tokens: int) -> Callable[[], None]:
@@ -136,6 +169,11 @@ class Provider:
             hold.set()
         self.holds.append(hold)
         return hold
+
+
+def _number_of(body: dict[str, Any]) -> int:
+    """The number of a call: its user in the body, which the header's beats as a label."""
+    return int(body["metadata"]["user_id"] if "metadata" in body else body["user"])
 
 
 class History:
@@ -198,12 +236,19 @@ class History:
 
     def _begin(self) -> None:
         number = len(self.calls)
-        body = chat(self.dice.choice(["plain", "gpt-4o-mini"]), seed=number, stream=self.dice.random() < 0.5)
+        model, dialect = self.dice.choice(
+            [("plain", CHAT), ("gpt-4o-mini", CHAT), ("haiku", CHAT), ("haiku", MESSAGES)]
+        )
+        if dialect is MESSAGES:
+            body = messages(model, metadata={"user_id": str(number)})
+        else:
+            body = chat(model, user=str(number))
+        body["stream"] = self.dice.random() < 0.5
         cap = self.dice.choice([None, 10, 200, 600, 10_000])
         if cap is not None:
             body["max_tokens"] = cap
         labels = {"user": self.dice.choice("ab"), "feature": self.dice.choice("xy")}
-        self.calls[number], _ = self.world.begin(body, claimed=labels)
+        self.calls[number], _ = self.world.begin(body, claimed=labels, dialect=dialect)
 
     def _release(self) -> None:
         waiting = [hold for hold in self.provider.holds if not hold.is_set()]
@@ -225,7 +270,7 @@ class History:
 
 def _run(seed: int, *, obeys_cap: bool = True, sqlite: Path | None = None) -> None:
     async def over_a_world(clock: FrozenClock) -> None:
-        async with opened(clock, config_of(LIMITS, "busy_wait: 2s"), sqlite=sqlite) as world:
+        async with opened(clock, config_of(LIMITS, MORE), sqlite=sqlite) as world:
             history = History(world, seed, obeys_cap=obeys_cap)
             await history.run()
             if sqlite is None:

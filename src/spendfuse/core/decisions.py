@@ -240,7 +240,7 @@ class _Ask:
 def _is_greedy(need: Amounts, balances: Sequence[Balance]) -> bool:
     """Whether a cap that no caller asked for would hold over a tenth of what a balance has left."""
     return any(
-        one.limit.is_enforced and one.limit.unit.is_consumable and need.of(one.limit.unit) * MODEST_SHARE > one.free
+        one.limit.is_enforced and one.limit.unit.has_output and need.of(one.limit.unit) * MODEST_SHARE > one.free
         for one in balances
     )
 

@@ -27,6 +27,11 @@ class Unit(StrEnum):
         """Money or tokens: reserved at a quote, settled at a charge; a call may wait for them or be fitted to them."""
         return self not in (Unit.REQUESTS, Unit.CONCURRENT)
 
+    @property
+    def has_output(self) -> bool:
+        """Whether a lower output cap makes a call smaller in this unit."""
+        return self in (Unit.USD, Unit.TOKENS, Unit.OUTPUT_TOKENS)
+
     def amount_text(self, amount: int) -> str:
         """An amount for people: `$0.12`, `1,500 tokens`."""
         if self is Unit.USD:

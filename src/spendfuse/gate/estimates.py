@@ -96,17 +96,20 @@ class Estimator:
     def counting_may_help(self, estimate: Estimate, refused: Refused) -> bool:
         """Whether fewer input tokens could change a refusal: not a rate's, nor where the least output does not fit.
 
-        A rate that refuses too does not matter: whether the money is spent as well decides if a retry makes sense.
+        A rate that refuses too does not matter: whether the money is spent as well decides if a retry makes sense. A
+        call that seems larger than a whole limit is counted even where nothing is left: it may only be spent.
         """
         if not estimate.can_count or refused.shortfall is Shortfall.RATE:
             return False
+        reasons = [reason for reason in refused.reasons if reason.shortfall is not Shortfall.RATE]
+        if not all(reason.limit.unit.is_consumable for reason in reasons):
+            return False
         quote = replace(estimate.quoted.quote, input_tokens=0, fixed_picos=0)
         least = quote.at(estimate.caps.useful)
-        return all(
-            reason.limit.unit.is_consumable and least.of(reason.limit.unit) <= reason.amount - reason.settled
-            for reason in refused.reasons
-            if reason.shortfall is not Shortfall.RATE
-        )
+        exceeding = [reason for reason in reasons if reason.shortfall is Shortfall.EXCEEDS]
+        if exceeding:
+            return all(least.of(reason.limit.unit) <= reason.amount for reason in exceeding)
+        return all(least.of(reason.limit.unit) <= reason.amount - reason.settled for reason in reasons)
 
     def observe(self, estimate: Estimate, output_tokens: int) -> None:
         """Learn from an answer's output, in tokens for each choice."""

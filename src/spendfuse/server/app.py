@@ -5,7 +5,7 @@ leaves.
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from spendfuse.core.calls import Operation
 from spendfuse.core.refusals import Code, Deny
@@ -58,7 +58,7 @@ class App:
             await self._others(scope, receive, send)
             return
         down = AsgiDownstream(send, scope[CALL])
-        headers = dict(scope["headers"])
+        headers = _by_name(scope["headers"])
         caller = self._keyring.caller(headers)
         dialect = self._dialects.get(path) or self._dialect_of(headers)
         if isinstance(caller, Deny):
@@ -131,3 +131,14 @@ class App:
             task.uncancel()
         finally:
             call.on_leave = None
+
+
+def _by_name(lines: Sequence[tuple[bytes, bytes]]) -> Mapping[bytes, bytes]:
+    """Headers by their names. One that comes in several lines has all their values, so that none is overlooked."""
+    headers = dict(lines)
+    if len(headers) == len(lines):
+        return headers
+    headers.clear()
+    for name, value in lines:
+        headers[name] = headers[name] + b", " + value if name in headers else value
+    return headers

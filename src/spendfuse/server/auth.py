@@ -42,19 +42,23 @@ class Keyring:
         self._callers = {key.digest[:8]: (key.digest, _caller_of(key, per_hour)) for key, per_hour in live + configured}
 
     def caller(self, headers: Mapping[bytes, bytes]) -> Caller | Deny:
-        """The caller that a request's `Authorization: Bearer` or `x-api-key` header authenticates."""
-        key = _key_in(headers)
-        if key is None:
-            return Deny(
-                Code.INVALID_API_KEY,
-                "No API key given. Send a Spendfuse key as `Authorization: Bearer KEY` or `x-api-key: KEY`.",
-            )
-        digest = digest_of(key)
-        # The short prefix finds the candidate; only the constant-time comparison decides.
-        known = self._callers.get(digest[:8])
-        if known is None or not hmac.compare_digest(known[0], digest):
+        """The caller that a request's `Authorization: Bearer` or `x-api-key` header authenticates.
+
+        A client whose environment has two kinds of credentials sends both; one that is ours is enough.
+        """
+        keys = _keys_in(headers)
+        for key in keys:
+            digest = digest_of(key)
+            # The short prefix finds the candidate; only the constant-time comparison decides.
+            known = self._callers.get(digest[:8])
+            if known is not None and hmac.compare_digest(known[0], digest):
+                return known[1]
+        if keys:
             return Deny(Code.INVALID_API_KEY, "The API key is not valid: it is unknown to this gateway, or revoked.")
-        return known[1]
+        return Deny(
+            Code.INVALID_API_KEY,
+            "No API key given. Send a Spendfuse key as `Authorization: Bearer KEY` or `x-api-key: KEY`.",
+        )
 
     async def load(self) -> None:
         """Read the store's keys; a `Follower` repeats it."""
@@ -65,9 +69,8 @@ def _caller_of(key: KeyRecord | ConfiguredKey, new_subjects_per_hour: int) -> Ca
     return Caller(key.name, {**key.labels, "key": key.name}, frozenset(key.labels_from), new_subjects_per_hour)
 
 
-def _key_in(headers: Mapping[bytes, bytes]) -> bytes | None:
-    authorization = headers.get(b"authorization")
-    if authorization is not None:
-        scheme, _, key = authorization.partition(b" ")
-        return key.strip() if scheme.lower() == b"bearer" and key.strip() else None
-    return headers.get(b"x-api-key") or None
+def _keys_in(headers: Mapping[bytes, bytes]) -> list[bytes]:
+    """The keys that a request shows, at most two."""
+    scheme, _, bearer = headers.get(b"authorization", b"").partition(b" ")
+    given = (bearer.strip() if scheme.lower() == b"bearer" else b"", headers.get(b"x-api-key", b""))
+    return [key for key in given if key]
