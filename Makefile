@@ -1,6 +1,7 @@
 # Everything runs from here; the environment is made on first use and again when pyproject.toml changes.
 PYTHON ?= python3
 VENV := .venv
+MATRIX ?= matrix
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -23,7 +24,7 @@ test: $(READY) ## All tests but the matrix as written
 	$(BIN)/python -m pytest -m "not matrix"
 
 test-matrix: $(READY) ## The overshoot matrix as written
-	$(BIN)/python -m pytest -m matrix tests/end_to_end
+	$(BIN)/python -m pytest -m "$(MATRIX)" tests/end_to_end
 
 $(VENV)/.real: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[real]'
@@ -38,7 +39,7 @@ check: $(READY) ## Format, lint, types and the import contract
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: $(READY) ## CPU per request, start-up time and memory on this machine
+bench: $(READY) ## CPU, latency, streams, start-up time and memory on this machine
 	$(BIN)/python -m bench
 
 prices: $(READY) ## Compile the price sheet anew from the pinned genai-prices

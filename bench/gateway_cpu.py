@@ -1,153 +1,84 @@
-"""CPU per request of the gateway at saturation, and what it takes to start: three limits on SQLite, static upstream."""
+"""CPU per request of the gateway at saturation, for whole answers on the three ways, beside a relay of bytes.
+
+Closed loop against the static upstream, which has a process of its own, as has each worker. The ways take turns on one
+gateway, so that their ratios hold on a busy machine too.
+"""
 
 import argparse
-import asyncio
-import json
-import os
-import re
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Generator
-from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import dataclass
 
-import psutil
 import uvloop
 
-from bench.load import Load, post, run_load
-from spendfuse.simulator.process import running_simulator
+from bench.gateway import Server, running_gateway, running_relay, running_upstream
+from bench.load import Load, run_load
+from bench.table import row, title
+from bench.ways import CHAT, KEY, WAYS
 
-KEY = "sk-bench"
-CONFIG = """
-store: sqlite:///spendfuse.db
-providers:
-  openai: {{api_key: os.environ/PROVIDER_KEY, base_url: "{base_url}"}}
-models: {{gpt-4o-mini: openai/gpt-4o-mini}}
-keys: [{{name: bench, key: os.environ/APP_KEY}}]
-limits:
-  company-month: {{usd: 100000, per: month}}
-  user-tokens: {{tokens: 10_000_000_000, per: month, each: user}}
-  key-rate: {{requests: 10_000_000, per: minute, each: key}}
-"""
-BODY = json.dumps(
-    {
-        "model": "gpt-4o-mini",
-        "messages": [
-            {"role": "system", "content": "You are a helpful assistant. " * 10},
-            {"role": "user", "content": "Explain what a ledger is in a few words. " * 10},
-        ],
-        "max_tokens": 200,
-        "user": "u1",
-    }
-).encode()
-_ADDRESS = re.compile(rb"http://127\.0\.0\.1:(\d+)")
+WARM_UP_S = 0.5
 
 
-class Gateway:
-    """A running gateway and its process tree."""
+@dataclass(frozen=True, slots=True)
+class Case:
+    """What is sent to which server, and the status of every answer."""
 
-    def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
-        self.port = port
-        self._root = psutil.Process(process.pid)
+    name: str
+    server: Server
+    request: bytes
+    status: int = 200
 
-    def _tree(self) -> list[psutil.Process]:
-        return [self._root, *self._root.children(recursive=True)]
-
-    def cpu_s(self) -> float:
-        """User and system time of the whole tree so far."""
-        return sum(times.user + times.system for times in (one.cpu_times() for one in self._tree()))
-
-    def rss_mb(self) -> float:
-        """Resident memory of the whole tree."""
-        return sum(one.memory_info().rss for one in self._tree()) / 1e6
-
-
-@contextmanager
-def running_gateway(base_url: str, workers: int) -> Generator[Gateway]:
-    """Start `spendfuse serve` with a fresh database."""
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "spendfuse.yaml"
-        config.write_text(CONFIG.format(base_url=base_url))
-        command = [sys.executable, "-m", "spendfuse.wiring", "serve", "--config", str(config), "--port", "0"]
-        environment = {**os.environ, "PROVIDER_KEY": "sk-provider", "APP_KEY": KEY}
-        process = subprocess.Popen([*command, "--workers", str(workers)], stderr=subprocess.PIPE, env=environment)
-        try:
-            assert process.stderr is not None
-            seen = b""
-            while not (found := _ADDRESS.search(seen)):
-                line = process.stderr.readline()
-                assert line, f"the gateway did not start: {seen.decode()}"
-                seen += line
-            yield Gateway(process, int(found.group(1)))
-        finally:
-            process.terminate()
-            process.communicate()
+    def load(self, *, connections: int, seconds: float) -> tuple[Load, float]:
+        """Load the server; its CPU microseconds per request."""
+        cpu_before_s = self.server.processes.cpu_s()
+        load = uvloop.run(run_load(self.server.port, self.request, connections=connections, seconds=seconds))
+        cpu_us = (self.server.processes.cpu_s() - cpu_before_s) / load.requests * 1e6
+        assert set(load.statuses) == {self.status}, load.statuses
+        return load, cpu_us
 
 
-def request(*, stream: bool = False) -> bytes:
-    """The request that is sent over and over."""
-    body = json.loads(BODY) | {"stream": stream}
-    return post("/v1/chat/completions", json.dumps(body).encode(), {"authorization": f"Bearer {KEY}"})
+def cases_of(gateway: Server, relay: Server) -> list[Case]:
+    """The three ways, a key that is refused before anything else is done, and the floor."""
+    unknown_key = CHAT.request().replace(KEY.encode(), b"x" * len(KEY))
+    return [
+        *(Case(way.name, gateway, way.request()) for way in WAYS),
+        Case("a refused key", gateway, unknown_key, 401),
+        Case("relay of bytes", relay, CHAT.request()),
+    ]
 
 
-def load_for(gateway: Gateway, *, connections: int, seconds: float) -> tuple[Load, float]:
-    """Load a gateway; its CPU microseconds per request."""
-    cpu_before_s = gateway.cpu_s()
-    load = uvloop.run(run_load(gateway.port, request(), connections=connections, seconds=seconds))
-    cpu_us = (gateway.cpu_s() - cpu_before_s) / load.requests * 1e6
-    assert set(load.statuses) == {200}, load.statuses
-    return load, cpu_us
-
-
-def measure_cpu(base_url: str, *, workers: int, connections: int, seconds: float, runs: int) -> None:
-    """Print the median CPU per request over several runs on one gateway."""
-    with running_gateway(base_url, workers) as gateway:
-        load_for(gateway, connections=connections, seconds=1.0)
-        results = [load_for(gateway, connections=connections, seconds=seconds) for _ in range(runs)]
-        cpu_us = sorted(cpu for _, cpu in results)
-        load = results[-1][0]
-        print(
-            f"workers {workers}  connections {connections}  CPU us/request median {statistics.median(cpu_us):.0f} "
-            f"({cpu_us[0]:.0f} to {cpu_us[-1]:.0f})  requests/s {load.requests / load.seconds:.0f}  "
-            f"p50 {load.quantile_ms(0.5):.1f} ms  p99 {load.quantile_ms(0.99):.1f} ms  RSS {gateway.rss_mb():.0f} MB"
-        )
-
-
-def measure_start(base_url: str, runs: int) -> None:
-    """Print the time from `serve` to the first 200, and the memory then."""
-    seconds: list[float] = []
-    rss_mb = 0.0
+def measure(cases: list[Case], *, connections: int, seconds: float, runs: int) -> dict[str, list[tuple[Load, float]]]:
+    """Load each case's server in turn, again and again."""
+    for case in cases:
+        case.load(connections=connections, seconds=WARM_UP_S)
+    results: dict[str, list[tuple[Load, float]]] = {case.name: [] for case in cases}
     for _ in range(runs):
-        started_at = time.perf_counter()
-        with running_gateway(base_url, 1) as gateway:
-            load = asyncio.run(run_load(gateway.port, request(), connections=1, seconds=0.0))
-            seconds.append(time.perf_counter() - started_at)
-            assert load.statuses == {200: 1}, load.statuses
-            rss_mb = gateway.rss_mb()
-    print(f"start to first 200: median {statistics.median(seconds):.2f} s of {runs}  RSS {rss_mb:.0f} MB")
+        for case in cases:
+            results[case.name].append(case.load(connections=connections, seconds=seconds))
+    return results
 
 
 def main() -> None:
-    """Measure with a static simulator as upstream."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each run")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2])
-    arguments = parser.parse_args()
-    with running_simulator(static=True) as simulator:
-        measure_start(simulator.base_url, arguments.runs)
-        for workers in arguments.workers:
-            measure_cpu(
-                simulator.base_url,
-                workers=workers,
-                connections=arguments.connections,
-                seconds=arguments.seconds,
-                runs=arguments.runs,
-            )
+    options = parser.parse_args()
+    with running_upstream() as upstream:
+        for workers in options.workers:
+            title(f"CPU per request, whole answers, {options.connections} connections, workers {workers}")
+            with running_gateway(upstream, workers=workers) as gateway, running_relay(upstream) as relay:
+                cases = cases_of(gateway, relay)
+                results = measure(cases, connections=options.connections, seconds=options.seconds, runs=options.runs)
+                for name, measured in results.items():
+                    _print(name, measured)
+                row("resident after that", [gateway.processes.rss_mb()], "MB")
+
+
+def _print(name: str, measured: list[tuple[Load, float]]) -> None:
+    load = measured[-1][0]
+    rate = f"{load.requests / load.seconds:,.0f} requests/s"
+    row(name, [cpu_us for _, cpu_us in measured], "us", more=f"{rate}, p50 {load.quantile_ms(0.5):.1f} ms")
 
 
 if __name__ == "__main__":

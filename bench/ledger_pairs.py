@@ -3,7 +3,7 @@
 Closed loop: every one of `--in-flight` callers in each of `--processes` reserves, and settles as soon as it may. There
 is no upstream time. The audit must be clean after every run.
 
-    python bench/ledger_pairs.py --processes 2 --in-flight 32 --seconds 3
+    python -m bench.ledger_pairs --processes 2 --in-flight 32 --seconds 2
 """
 
 import argparse
@@ -13,10 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
 
+from bench.table import row, title
 from spendfuse.clock import SystemClock
 from spendfuse.core.decisions import Admitted, Fit
 from spendfuse.core.limits import Limit, Unit
@@ -80,30 +82,53 @@ async def measure(database: Path, in_flight: int, seconds: float) -> dict[str, f
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The figures of one run, all processes together; quantiles are those of the slowest process."""
+
+    cpu_us: float
+    pairs_per_s: float
+    p50_ms: float
+    p99_ms: float
+
+
+def run_processes(processes: int, *, in_flight: int, seconds: float) -> Run:
+    """Let processes work on one store, and add up what they did."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "bench.ledger_pairs", "--database", f"{folder}/ledger.db"]
+        command += ["--in-flight", str(in_flight), "--seconds", str(seconds)]
+        started = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(processes)]
+        results = [json.loads(one.communicate()[0]) for one in started]
+    return Run(
+        cpu_us=sum(one["cpu_us"] * one["pairs"] for one in results) / sum(one["pairs"] for one in results),
+        pairs_per_s=sum(one["pairs_per_s"] for one in results),
+        p50_ms=max(one["p50_ms"] for one in results),
+        p99_ms=max(one["p99_ms"] for one in results),
+    )
+
+
 def main() -> None:
-    """Run the processes and print their figures together."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--in-flight", type=int, default=32, help="callers in each process")
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each run")
+    parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--database", type=Path, help="measure in this process only, on this store")
     options = parser.parse_args()
     if options.database is not None:
         figures = uvloop.run(measure(options.database, options.in_flight, options.seconds))
         print(json.dumps(figures))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, __file__, "--database", f"{folder}/ledger.db"]
-        command += ["--in-flight", str(options.in_flight), "--seconds", str(options.seconds)]
-        runs = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(options.processes)]
-        results = [json.loads(run.communicate()[0]) for run in runs]
-    pairs = sum(one["pairs"] for one in results)
-    print(
-        f"{options.processes} x {options.in_flight}: {sum(one['pairs_per_s'] for one in results):,.0f} pairs/s, "
-        f"{sum(one['cpu_us'] * one['pairs'] for one in results) / pairs:.0f} us CPU a pair, "
-        f"reserve p50 {max(one['p50_ms'] for one in results):.2f} ms, "
-        f"p99 {max(one['p99_ms'] for one in results):.2f} ms (the slowest process)"
-    )
+    title(f"Reserve and settle on SQLite, {options.processes} process(es), {options.in_flight} in flight in each")
+    runs = [
+        run_processes(options.processes, in_flight=options.in_flight, seconds=options.seconds)
+        for _ in range(options.runs)
+    ]
+    row("CPU of a pair", [one.cpu_us for one in runs], "us")
+    row("pairs a second", [one.pairs_per_s for one in runs], "")
+    row("reserve p50", [one.p50_ms for one in runs], "ms", digits=2)
+    row("reserve p99", [one.p99_ms for one in runs], "ms", digits=2)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass, field
 from typing import cast
 
+from bench.table import quantile
+
 
 @dataclass
 class Load:
@@ -20,8 +22,7 @@ class Load:
 
     def quantile_ms(self, share: float) -> float:
         """A quantile of the latencies in milliseconds."""
-        ascending = sorted(self.latencies_s)
-        return ascending[min(len(ascending) - 1, int(len(ascending) * share))] * 1e3
+        return quantile(sorted(self.latencies_s), share) * 1e3
 
 
 class _Connection(asyncio.Protocol):
@@ -43,8 +44,7 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
-        head_end = self._buffer.find(b"\r\n\r\n")
-        if head_end < 0 or not self._is_whole(head_end):
+        if not is_whole(self._buffer):
             return
         now = time.perf_counter()
         status = int(self._buffer[9:12])
@@ -57,25 +57,19 @@ class _Connection(asyncio.Protocol):
         else:
             self._transport.close()
 
-    def _is_whole(self, head_end: int) -> bool:
-        head = self._buffer[:head_end].lower()
-        at = head.find(b"content-length:")
-        if at < 0:
-            return self._buffer.endswith(b"0\r\n\r\n")
-        length = int(head[at + 15 :].split(b"\r\n", 1)[0])
-        return len(self._buffer) >= head_end + 4 + length
-
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.done.done():
             self.done.set_result(None)
 
 
-def post(path: str, body: bytes, headers: dict[str, str]) -> bytes:
-    """The bytes of one POST over a kept connection."""
-    lines = [f"POST {path} HTTP/1.1", "host: bench", "content-type: application/json"]
-    lines += [f"{name}: {value}" for name, value in headers.items()]
-    lines += [f"content-length: {len(body)}", "", ""]
-    return "\r\n".join(lines).encode() + body
+def is_whole(answer: bytes) -> bool:
+    """Whether all of an answer with a Content-Length has come."""
+    head_end = answer.find(b"\r\n\r\n")
+    if head_end < 0:
+        return False
+    head = answer[:head_end].lower()
+    at = head.index(b"content-length:")
+    return len(answer) >= head_end + 4 + int(head[at + 15 :].split(b"\r\n", 1)[0])
 
 
 async def run_load(port: int, request: bytes, *, connections: int, seconds: float) -> Load:

@@ -1,4 +1,4 @@
-"""CPU per POST of the upstream client, against the static simulator in a process of its own.
+"""CPU per POST of the upstream client, against the static upstream in a process of its own.
 
 Closed loop: each of `--in-flight` callers posts, reads the answer and posts again. The CPU is this process's own: the
 client, the callers' few lines and the event loop.
@@ -10,14 +10,14 @@ import argparse
 import asyncio
 import gc
 import itertools
-import statistics
 import time
 from collections.abc import Awaitable, Iterator
 
 import uvloop
 
-from bench.gateway_cpu import BODY
-from spendfuse.simulator.process import running_simulator
+from bench.gateway import running_upstream
+from bench.table import row, title
+from bench.ways import CHAT
 from spendfuse.upstream.client import UpstreamClient, UpstreamRequest
 from spendfuse.upstream.http_client import HttpClient
 
@@ -62,16 +62,17 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     arguments = parser.parse_args()
     gc.set_threshold(GC_ALLOCATIONS)
-    with running_simulator(static=True) as simulator:
-        request = UpstreamRequest(f"{simulator.base_url}/chat/completions", {"Authorization": "Bearer sk-bench"}, BODY)
+    with running_upstream() as upstream:
+        body = CHAT.request().partition(b"\r\n\r\n")[2]
+        request = UpstreamRequest(
+            f"http://127.0.0.1:{upstream.port}{CHAT.path}", {"Authorization": "Bearer sk-bench"}, body
+        )
         runs_us = [
             uvloop.run(measure(request, in_flight=arguments.in_flight, requests=arguments.requests))
             for _ in range(arguments.runs)
         ]
-    print(
-        f"upstream client  in flight {arguments.in_flight}  CPU us/POST median {statistics.median(runs_us):.1f} "
-        f"({min(runs_us):.1f} to {max(runs_us):.1f})"
-    )
+    title("CPU per POST of the upstream client")
+    row(f"whole answers, in flight {arguments.in_flight}", runs_us, "us", digits=1)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
     # What only a gateway needs is imported only by one: a command starts in half the time.
     from spendfuse.gate.exchanges import served
     from spendfuse.gate.gate import Gate
-    from spendfuse.gate.routes import Routes
+    from spendfuse.gate.routes import Routes, via_of
     from spendfuse.ledger.following import Follower
     from spendfuse.ledger.keeper import Keeper
     from spendfuse.server.app import App
@@ -76,6 +76,7 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
             others=others_app(gate.check_ready),
             peers=Peers(config.trusted_proxies) if gate.needs_peers else None,
             body_bytes_max=config.body_bytes_max,
+            via=via_of(config),
         )
 
 

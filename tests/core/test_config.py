@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spendfuse.config import (
+    CLIENT_KEY_PREFIX,
     Config,
     DialectName,
     LabelSource,
@@ -96,7 +97,7 @@ def test_the_example_of_the_design_is_read() -> None:
     (key,) = config.keys
     assert (key.name, dict(key.labels)) == ("APP_KEY", {"organization": "acme"})
     assert key.digest == hashlib.sha256(b"sk-client").digest()
-    assert config.warnings == ()
+    assert config.warnings == ("limits.company-month.alert_at: no alerts are sent yet by this version",)
 
 
 def test_an_empty_config_has_every_default() -> None:
@@ -534,3 +535,14 @@ def test_the_reference_names_every_key() -> None:
     for section, keys in sections().items():
         text = next(part for part in parts if part.startswith(titles[section]))
         assert [key for key in keys if f"| `{key}` |" not in text] == []
+
+
+def test_a_client_key_is_never_sent_to_a_vendor() -> None:
+    environ = {"OPENAI_API_KEY": f"{CLIENT_KEY_PREFIX}mine"}
+    with pytest.raises(ConfigInvalid, match=r"providers\.openai\.api_key: got a client key of Spendfuse") as raised:
+        parse("providers: {openai: {api_key: os.environ/OPENAI_API_KEY}}", environ=environ)
+    assert "mine" not in str(raised.value)
+    behind = parse(
+        "providers: {openai: {api_key: os.environ/OPENAI_API_KEY, base_url: 'http://other.test/v1'}}", environ=environ
+    )
+    assert behind.providers["openai"].api_key is not None

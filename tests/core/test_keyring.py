@@ -1,6 +1,7 @@
 """Whom a key authenticates, and how many new subjects its calls may open."""
 
 import asyncio
+from dataclasses import replace
 
 from spendfuse.config import ConfiguredKey, LabelSource
 from spendfuse.core.refusals import Code, Deny
@@ -26,6 +27,9 @@ def test_keys_of_the_config_have_their_own_bound_and_those_of_the_store_the_gene
         assert keyring.caller({b"x-api-key": b"sk-batch"}) == batch
         both = {b"authorization": b"Bearer another-service", b"x-api-key": b"sk-batch"}
         assert keyring.caller(both) == keyring.caller({**both, b"authorization": b"Basic YTpi"}) == batch
+        await ledger.add_key(KeyRecord("new", digest_of(b"sk-new")))
+        assert isinstance(keyring.caller({b"x-api-key": b"sk-new"}), Deny)
+        assert await keyring.caller_anew({b"x-api-key": b"sk-new"}) == replace(batch, key="new", labels={"key": "new"})
         await ledger.revoke_key("batch")
         await keyring.load()
         refused = keyring.caller({b"x-api-key": b"sk-batch"})

@@ -117,9 +117,10 @@ def running_gateway(
     *,
     workers: int = 1,
     name: str = "spendfuse.yaml",
+    port: int = 0,
     environ: Mapping[str, str] | None = None,
 ) -> Generator[RunningGateway]:
-    """Start `spendfuse --config` on a free port and end it, by SIGTERM if it still runs, expecting a clean exit.
+    """Start `spendfuse --config` on a port (0: a free one); end it by SIGTERM if it still runs, with a clean exit.
 
     `environ` is added to its environment.
     """
@@ -129,7 +130,7 @@ def running_gateway(
     process = subprocess.Popen(
         [
             *(sys.executable, "-m", "spendfuse.wiring", "--config", str(path)),
-            *("--port", "0", "--workers", str(workers)),
+            *("--port", str(port), "--workers", str(workers)),
         ],
         stderr=subprocess.PIPE,
         env={**_environment(), **(environ or {})},

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import openai
 import pytest
-from gateway import RunningGateway, running_gateway, wait_until
+from gateway import APP_KEY, RunningGateway, config_text, running_gateway, wait_until
 
 from spendfuse.simulator.behaviour import Behaviour
 from spendfuse.simulator.process import RunningSimulator, running_simulator
@@ -124,3 +124,32 @@ def test_a_small_budget_holds_under_a_burst_with_two_workers_and_over_a_restart(
             print(f"billed {billed / SMALL_NANOS:.2%} after a restart: {statuses}")
             assert 0.9 * SMALL_NANOS <= billed <= SMALL_NANOS
             gateway.run("audit")
+
+
+def test_an_environment_that_points_clients_at_the_gateway_is_no_providers(tmp_path: Path) -> None:
+    ours = {
+        "OPENAI_API_KEY": "sk-sf-mine",
+        "OPENAI_BASE_URL": "http://127.0.0.1:4000/v1",
+        "LITELLM_MASTER_KEY": APP_KEY,
+    }
+    with running_gateway(FILE, tmp_path, name="litellm_config.yaml", environ=ours) as gateway:
+        for variable in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+            told = f"environment.{variable}: is left out, as it points clients at Spendfuse"
+            wait_until(lambda told=told: told in log_of(gateway), 5, "the warning is printed")
+        with pytest.raises(openai.APIStatusError, match="has no API key") as raised:
+            ask(gateway, APP_KEY, "gpt-4o-mini")
+        assert raised.value.status_code == 503
+
+
+def test_a_call_that_comes_back_to_its_gateway_ends_there_and_costs_nothing(tmp_path: Path) -> None:
+    with running_simulator() as simulator:
+        with running_gateway(config_text(simulator), tmp_path) as first:
+            port = first.port
+        # Where it listened before, it now has its provider.
+        looped = config_text(simulator).replace(simulator.base_url, f"http://127.0.0.1:{port}/v1")
+        with running_gateway(looped.replace("os.environ/PROVIDER_KEY", APP_KEY), tmp_path, port=port) as gateway:
+            with pytest.raises(openai.APIStatusError, match="has come through this gateway before") as raised:
+                ask(gateway, APP_KEY, "gpt-4o-mini")
+            assert raised.value.status_code == 508
+            wait_until(lambda: gateway.totals().open_reservations == 0, 5, "the reservation has ended")
+            assert gateway.totals().settled == 0

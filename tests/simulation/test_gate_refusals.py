@@ -2,7 +2,9 @@
 
 import pytest
 from gate_harness import CALL_ID_HEADER, Client, World, chat, gate_test, request
-from scripted_upstream import Play, answer
+from scripted_upstream import JSON_HEADERS, Play, answer
+
+from spendfuse.gate.routes import via_of
 
 FOREIGN_INPUT = len(b'{"model": "plain", "messages": [{"role": "user", "content": "Hi."}]}') + 128
 """The input bound of the shortest chat for `plain`: its bytes and a foreign template."""
@@ -81,4 +83,19 @@ async def test_a_request_that_can_not_be_read_is_refused_with_a_call_id(world: W
 async def test_only_known_headers_of_the_client_go_up_and_the_providers_key_is_ours(world: World) -> None:
     headers = {b"authorization": b"Bearer sk-client", b"x-spendfuse-user": b"u1", b"traceparent": b"00-a", b"x-a": b"b"}
     await world.call(chat("gpt-4o-mini"), headers=headers)
-    assert dict(world.upstream.requests[0].headers) == {"traceparent": "00-a", "Authorization": "Bearer sk-provider"}
+    own = {"Authorization": "Bearer sk-provider", "via": via_of(world.config)}
+    assert dict(world.upstream.requests[0].headers) == {"traceparent": "00-a", **own}
+
+
+@gate_test()
+async def test_gateways_on_the_way_add_themselves_to_via(world: World) -> None:
+    await world.call(chat(), headers={b"via": b"1.1 other"})
+    assert world.upstream.requests[0].headers["via"] == f"1.1 other, {via_of(world.config)}"
+
+
+@gate_test()
+async def test_headers_of_another_gateway_are_not_passed_on_as_ours(world: World) -> None:
+    world.meets(Play([answer()], headers={**JSON_HEADERS, "X-Spendfuse-Call-Id": "theirs", "x-request-id": "r"}))
+    client = await world.call(chat())
+    assert client.headers["x-request-id"] == "r"
+    assert len(client.headers[CALL_ID_HEADER]) == 13

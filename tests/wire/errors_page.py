@@ -23,6 +23,7 @@ MEANINGS = {
     Code.UNSUPPORTED_ENCODING: "The body is compressed.",
     Code.NOT_FOUND: "No such path.",
     Code.METHOD_NOT_ALLOWED: "Not the method of this path.",
+    Code.LOOP_DETECTED: "A provider's `base_url` leads back to this gateway.",
     Code.STORE_UNAVAILABLE: "The ledger can't be written, so nothing is admitted.",
     Code.PROVIDER_KEY_MISSING: "The environment had no key for this provider when the gateway started.",
     Code.UPSTREAM_UNREACHABLE: "No connection to the provider came about. Nothing was charged.",

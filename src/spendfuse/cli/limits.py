@@ -38,9 +38,12 @@ def _subject(line: BalanceLine) -> list[tuple[str, str]]:
 
 
 def _state(line: BalanceLine) -> str:
-    return " ".join(
-        word for word, holds in (("shadow", not line.is_enforced), ("overridden", line.is_overridden)) if holds
-    )
+    words = {
+        "shadow": not line.is_enforced,
+        "spent": line.is_enforced and line.settled >= line.amount,
+        "overridden": line.is_overridden,
+    }
+    return " ".join(word for word, holds in words.items() if holds)
 
 
 def _resets(line: BalanceLine) -> str | None:

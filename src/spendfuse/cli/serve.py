@@ -96,5 +96,6 @@ def _warn(config: Config, keys: ClientKeys, further: Iterable[str]) -> None:
     for warning in (*config.warnings, *further):
         note(f"warning: {warning}")
     if not keys.exist:
-        where = f"spendfuse keys create NAME --config {config.source}"
+        option = "" if config.source == str(DEFAULT_CONFIG) else f" --config {config.source}"
+        where = f"spendfuse keys create NAME{option}"
         note(f"No client key exists yet: every call is refused. Create one: {where}")

@@ -14,6 +14,7 @@ from spendfuse.config.schema import (
     PricesSection,
     ProviderSection,
 )
+from spendfuse.config.secret import CLIENT_KEY_PREFIX
 from spendfuse.config.values import (
     Config,
     ConfiguredKey,
@@ -80,6 +81,11 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
     limits = tuple(
         _limit(name, section, document=document, problems=problems) for name, section in document.limits.items()
     )
+    warnings += [
+        f"limits.{name}.alert_at: no alerts are sent yet by this version"
+        for name, section in document.limits.items()
+        if "alert_at" in section.model_fields_set
+    ]
     _check_deadline(document, problems)
     problems.raise_any()
     assert store is not None
@@ -139,6 +145,11 @@ class _Providers:
             self._problems.add(("providers", name, "base_url"), "is missing")
         if dialect is None or base_url is None:
             return None
+        if section.base_url is None and section.api_key and section.api_key.reveal().startswith(CLIENT_KEY_PREFIX):
+            # Never sent to a vendor: an environment that is set up for our clients has it where the vendor's would be.
+            self._problems.add(
+                ("providers", name, "api_key"), f"got a client key of Spendfuse, expected one of {vendor}"
+            )
         known = known or _Known(base_url, needs_api_key=False)
         takes_stream_options = known.takes_stream_options if section.stream_options is None else section.stream_options
         return Provider(

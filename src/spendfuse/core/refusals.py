@@ -30,6 +30,7 @@ class Code(Enum):
     UNSUPPORTED_ENCODING = ("unsupported_encoding", 415, False)
     NOT_FOUND = ("not_found", 404, False)
     METHOD_NOT_ALLOWED = ("method_not_allowed", 405, False)
+    LOOP_DETECTED = ("loop_detected", 508, False)
     STORE_UNAVAILABLE = ("store_unavailable", 503, None)
     PROVIDER_KEY_MISSING = ("provider_key_missing", 503, False)
     UPSTREAM_UNREACHABLE = ("upstream_unreachable", 502, None)

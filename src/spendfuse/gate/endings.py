@@ -11,7 +11,7 @@ from spendfuse.core.quotes import Quote
 from spendfuse.core.reservations import Charge
 from spendfuse.core.usage import Usage
 
-VOID_STATUSES = frozenset({*range(400, 500), 500, 502, 503, 529}) - {408}
+VOID_STATUSES = frozenset({*range(400, 500), 500, 502, 503, 508, 529}) - {408}
 """Errors by which a provider says that it made no output. Any other error status leaves the call's fate unknown."""
 _SHORTEST_STREAM_S = 0.01
 

@@ -287,9 +287,14 @@ class OutrunWatch:
         return False
 
 
+def _passes(name: str) -> bool:
+    """Whether a provider's header of this (lower case) name is for the client. Ours are ours to say."""
+    return name not in _DROPPED_HEADERS and not name.startswith("x-spendfuse-")
+
+
 def _passed_headers(response: UpstreamResponse, *, is_ours: bool = False) -> tuple[tuple[str, str], ...]:
     """The provider's headers for the client; `is_ours`: the body is not the provider's but our JSON."""
     if is_ours:
         ours = [(name, value) for name, value in _passed_headers(response) if name.lower() not in _BODY_HEADERS]
         return (("content-type", "application/json"), *ours)
-    return tuple([(name, value) for name, value in response.headers.items() if name.lower() not in _DROPPED_HEADERS])
+    return tuple([(name, value) for name, value in response.headers.items() if _passes(name.lower())])

@@ -1,11 +1,13 @@
 """Public model names, compiled for the hot path: where a call goes, at what price, under which bounds."""
 
 import math
+import platform
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
+from hashlib import blake2b
 
 from spendfuse.clock import Clock
 from spendfuse.config import Config, DialectName, OnDisconnect, Provider, PublicModel, Target, Timeouts
@@ -48,6 +50,7 @@ class Route:
     _clock: Clock = field(repr=False)
     _urls: Mapping[Operation, str] = field(repr=False)
     _headers: Mapping[str, str] = field(repr=False)
+    _via: str = field(repr=False)
     _timeouts: Timeouts = field(repr=False)
 
     @property
@@ -110,7 +113,7 @@ class Route:
         timeouts = self._timeouts
         return UpstreamRequest(
             self._urls[operation],
-            {**headers, **self._headers},
+            {**headers, **self._headers, "via": f"{headers['via']}, {self._via}" if "via" in headers else self._via},
             body,
             min(timeouts.connect_s, timeout_s_max),
             min(timeouts.first_byte_s, timeout_s_max),
@@ -129,6 +132,7 @@ class Routes:
         self._pricer = Pricer.load(overrides_of(config), vendors_of(config))
         self._config = config
         self._clock = clock
+        self._via = via_of(config)
         self._rotations = {name: self._rotation(model) for name, model in config.models.items()}
         self._snapshot = lru_cache(SNAPSHOTS_MAX)(self._find_snapshot)
 
@@ -191,6 +195,7 @@ class Routes:
             _clock=self._clock,
             _urls={operation: f"{provider.base_url}/{operation.value}" for operation in Operation},
             _headers=_credentials(provider),
+            _via=self._via,
             _timeouts=provider.timeouts,
         )
 
@@ -211,6 +216,12 @@ class Rotation:
         at = self._at
         self._at = (at + 1) % len(self._routes)
         return self._routes[at:] + self._routes[:at]
+
+
+def via_of(config: Config) -> str:
+    """What the gateways of one store add to `Via` (RFC 9110, 7.6.3), by which they know a call that comes back."""
+    place = f"{platform.node()}:{config.store.path}".encode("utf-8", "surrogateescape")
+    return f"1.1 spendfuse-{blake2b(place, digest_size=8).hexdigest()}"
 
 
 def _credentials(provider: Provider) -> dict[str, str]:

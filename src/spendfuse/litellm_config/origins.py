@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from spendfuse.config import CLIENT_KEY_PREFIX
+from spendfuse.litellm_config.findings import Findings
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -71,6 +74,18 @@ _OPENAI_MODEL = re.compile(
 )
 _ANTHROPIC_MODEL = re.compile(r"claude-", re.IGNORECASE)
 _AZURE_HOSTS = (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")
+
+
+def without_client_settings(environ: Mapping[str, str], findings: Findings) -> dict[str, str]:
+    """An environment less what points clients at Spendfuse itself: its address and key stand where a vendor's would."""
+    left_out: dict[str, None] = {}
+    for origin in ORIGINS.values():
+        if any(environ.get(one, "").startswith(CLIENT_KEY_PREFIX) for one in origin.keys):
+            left_out |= dict.fromkeys(one for one in (*origin.keys, *origin.bases) if environ.get(one))
+    for variable in left_out:
+        what = "is left out, as it points clients at Spendfuse: set the provider's own"
+        findings.warn(("environment", variable), what)
+    return {name: value for name, value in environ.items() if name not in left_out}
 
 
 def is_openai_model(model: str) -> bool:

@@ -16,6 +16,7 @@ from spendfuse.litellm_config.findings import Findings
 from spendfuse.litellm_config.leftovers import report_rest
 from spendfuse.litellm_config.limits import LimitBook
 from spendfuse.litellm_config.models import Models
+from spendfuse.litellm_config.origins import without_client_settings
 from spendfuse.litellm_config.secrets import Secrets
 from spendfuse.litellm_config.sections import REFERENCE, Section
 from spendfuse.litellm_config.timeouts import longest_total_s
@@ -72,7 +73,7 @@ def translate(
     file = read_file(text, source, folder)
     findings = Findings(source, file.lines, accept_unenforced=accept_unenforced)
     of_file = environment(file.tree.get("environment_variables"), environ, findings)
-    secrets = Secrets({**environ, **of_file})
+    secrets = Secrets({**without_client_settings(environ, findings), **of_file})
     top = Section(file.tree, (), environ=secrets.environ, findings=findings)
     top.raw("environment_variables")
     tree = _tree(top, findings, secrets)

@@ -37,9 +37,10 @@ class App:
         others: ASGIApp,
         peers: Peers | None,
         body_bytes_max: int,
+        via: str,
     ) -> None:
         """`dialects` by path below `/v1/`, chat and messages among them; `models` are the public names; without `peers`
-        calls have no address.
+        calls have no address. `via` is what this gateway adds to `Via`.
         """
         self._gate = gate
         self._keyring = keyring
@@ -49,6 +50,7 @@ class App:
         self._others = others
         self._peers = peers
         self._body_bytes_max = body_bytes_max
+        self._via = via.encode()
         # Asked for once: `get_running_loop` is a system call before Python 3.12.
         self._loop = asyncio.get_running_loop()
 
@@ -60,6 +62,8 @@ class App:
         down = AsgiDownstream(send, scope[CALL])
         headers = _by_name(scope["headers"])
         caller = self._keyring.caller(headers)
+        if isinstance(caller, Deny):
+            caller = await self._keyring.caller_anew(headers)
         dialect = self._dialects.get(path) or self._dialect_of(headers)
         if isinstance(caller, Deny):
             await down.answer(dialect.refuse(caller))
@@ -83,6 +87,12 @@ class App:
             return Deny(Code.NOT_FOUND, f"There is no {path} here. Served: {', '.join(self._dialects)}, /v1/models.")
         if method != "POST":
             return Deny(Code.METHOD_NOT_ALLOWED, f"{path} takes POST, not {method}.")
+        if self._via in headers.get(b"via", b""):
+            return Deny(
+                Code.LOOP_DETECTED,
+                "The call has come through this gateway before: a provider's base_url leads back to it. "
+                "Correct that, also in the environment (OPENAI_BASE_URL, ANTHROPIC_BASE_URL).",
+            )
         if headers.get(b"content-encoding", b"").lower() not in _IDENTITY:
             return Deny(
                 Code.UNSUPPORTED_ENCODING, "A compressed body can't be checked. Send it without Content-Encoding."

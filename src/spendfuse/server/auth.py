@@ -1,18 +1,24 @@
 """Who calls: client keys, known by their SHA-256 only.
 
-Keys come from the config and from the ledger's store. Failure policy: closed for keys that were never seen, while a
-store that is away leaves the keys as last read: its limits refuse every call in the meantime anyway.
+Keys come from the config and from the ledger's store. Failure policy: closed for keys that were never seen; a store
+that is away leaves the keys as last read: its limits refuse every call in the meantime anyway.
 """
 
+import asyncio
+import contextlib
 import hashlib
 import hmac
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 
 from spendfuse.config import CLIENT_KEY_PREFIX, ConfiguredKey
+from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.core.refusals import Code, Deny
 from spendfuse.gate.requests import Caller
 from spendfuse.ledger.store import KeyRecord, Ledger
+
+RELOAD_S = 0.1
 
 
 def new_key() -> str:
@@ -34,6 +40,7 @@ class Keyring:
         self._ledger = ledger
         self._new_subjects_per_hour = new_subjects_per_hour
         self._callers: dict[bytes, tuple[bytes, Caller]] = {}
+        self._loaded_at_s = -math.inf
         self._admit(())
 
     def _admit(self, stored: Sequence[KeyRecord]) -> None:
@@ -59,6 +66,17 @@ class Keyring:
             Code.INVALID_API_KEY,
             "No API key given. Send a Spendfuse key as `Authorization: Bearer KEY` or `x-api-key: KEY`.",
         )
+
+    async def caller_anew(self, headers: Mapping[bytes, bytes]) -> Caller | Deny:
+        """The same for a key that is not known: it may have been stored a moment ago, so the store is asked, at most
+        ten times a second.
+        """
+        now_s = asyncio.get_running_loop().time()
+        if _keys_in(headers) and now_s - self._loaded_at_s >= RELOAD_S:
+            self._loaded_at_s = now_s
+            with contextlib.suppress(LedgerUnavailable):
+                await self.load()
+        return self.caller(headers)
 
     async def load(self) -> None:
         """Read the store's keys; a `Follower` repeats it."""

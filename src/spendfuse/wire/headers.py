@@ -8,7 +8,7 @@ belongs to each connection.
 
 from collections.abc import Iterable, Mapping
 
-PASSED = frozenset({"idempotency-key", "traceparent", "tracestate", "x-client-request-id"})
+PASSED = frozenset({"idempotency-key", "traceparent", "tracestate", "via", "x-client-request-id"})
 NEVER_PASSED = frozenset(
     {
         "authorization",
