@@ -1,10 +1,11 @@
 """A model with several targets: they take turns, and a limit of one of them leads to the next."""
 
-from gate_harness import World, chat, gate_test
+from gate_harness import MESSAGES, World, chat, gate_test, messages
 
 TWO = """
   both: {targets: [plain/one, plain/two]}
   mixed: {targets: [openai/gpt-4o-mini, plain/one]}
+  either: {targets: [anthropic/claude-3-5-haiku-20241022, plain/one]}
 """
 OF_ONE = "  of-one: {requests: 2, per: day, match: {model: [both], target: [plain/one]}}"
 
@@ -49,3 +50,18 @@ async def test_each_target_is_quoted_at_its_own_price(world: World) -> None:
     cheap = world.last.held.cost
     await world.call(chat("mixed", max_tokens=100))
     assert world.last.held.cost > 3 * cheap
+
+
+@gate_test(more=TWO)
+async def test_a_call_goes_to_the_target_that_can_be_told_of_it(world: World) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    for _ in range(3):
+        assert (await world.call(chat("either", max_tokens=10, tools=[tool]))).status == 200
+    assert sent(world) == ["one", "one", "one"]
+
+
+@gate_test(more=TWO)
+async def test_a_call_that_no_target_can_be_told_of_is_refused(world: World) -> None:
+    client = await world.call(messages(model="both"), dialect=MESSAGES)
+    assert (client.status, client.error["code"]) == (400, "invalid_request")
+    assert world.upstream.requests == []

@@ -59,6 +59,16 @@ class Admission:
         return self.estimate.route
 
 
+@dataclass(frozen=True, slots=True)
+class _Passage:
+    """A route that a call can take, the call in its provider's words, and the routes behind it."""
+
+    route: Route
+    exchange: Exchange
+    call: Call
+    others: tuple[Route, ...]
+
+
 class Gate:
     """Serves calls against one config, one ledger and one upstream client. One per process."""
 
@@ -125,18 +135,36 @@ class Gate:
             return rotation
         routes, tried = rotation.turn(), {call.model}
         while True:
-            labels = self._attribution.labels_of(request, call, routes[0].labels)
+            passage = self._passage(routes, request, call)
+            if isinstance(passage, Deny):
+                return passage
+            labels = self._attribution.labels_of(request, call, passage.route.labels)
             if isinstance(labels, Deny):
                 self.refusals.count(labels, request.caller.labels)
                 return labels
-            admission = await self._admit_at(routes[0], request, call, labels=labels, reservation_id=reservation_id)
+            admission = await self._admit_at(passage, request, labels, reservation_id)
             if isinstance(admission, Admission):
                 return admission
-            elsewhere = self._routes_instead(admission.reasons, routes[1:], tried)
+            elsewhere = self._routes_instead(admission.reasons, passage.others, tried)
             if not elsewhere:
                 self.refusals.count(admission, labels)
                 return admission
             routes = elsewhere
+
+    def _passage(self, routes: tuple[Route, ...], request: Request, call: Call) -> _Passage | Deny:
+        """The first of some routes whose provider can be told of the call; where none can, why the first can't."""
+        denied: Deny | None = None
+        for at, route in enumerate(routes):
+            exchange = self._exchanges.get((request.dialect.operation, route.api))
+            if exchange is None:
+                denied = denied or _deny_path(route, request.dialect.operation)
+                continue
+            carried = exchange.carry(call)
+            if not isinstance(carried, Deny):
+                return _Passage(route, exchange, carried, routes[at + 1 :])
+            denied = denied or carried
+        assert denied is not None, "a rotation has a route"
+        return denied
 
     def _routes_instead(
         self, reasons: tuple[Reason, ...], others: tuple[Route, ...], tried: set[str]
@@ -156,17 +184,11 @@ class Gate:
         return ()
 
     async def _admit_at(
-        self, route: Route, request: Request, call: Call, *, labels: Labels, reservation_id: ReservationId
+        self, passage: _Passage, request: Request, labels: Labels, reservation_id: ReservationId
     ) -> Admission | Deny:
         """Reserve at one route: by bytes if they fit, else by tokens if those can be counted; wait; fit; or refuse."""
-        exchange = self._exchanges.get((request.dialect.operation, route.api))
-        if exchange is None:
-            return _deny_path(route, request.dialect.operation)
-        carried = exchange.carry(call)
-        if isinstance(carried, Deny):
-            return carried
-        counts = self._counts.of(carried, exchange, route, request.headers)
-        estimate = self._estimator.rough(carried, route, labels, counts)
+        counts = self._counts.of(passage.call, passage.exchange, passage.route, request.headers)
+        estimate = self._estimator.rough(passage.call, passage.route, labels, counts)
         if isinstance(estimate, Deny):
             return estimate
         caller = request.caller
@@ -181,7 +203,7 @@ class Gate:
             return deny_refused(verdict, self._clock.now_ns() // NS_PER_MS)
         self.refusals.count_shadow(verdict.would_refuse, labels)
         reservation = self.endings.opened(reservation_id, Held(estimate.quoted.quote, verdict.cap))
-        return Admission(exchange, estimate, reservation, verdict.cap if estimate.sends_cap else None)
+        return Admission(passage.exchange, estimate, reservation, verdict.cap if estimate.sends_cap else None)
 
     async def _reserve(self, estimate: Estimate, caller: Caller, reservation_id: ReservationId) -> Admitted | Refused:
         demand = Demand(
