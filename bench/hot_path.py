@@ -79,7 +79,7 @@ def parts_of(way: Way, gateway: Gateway) -> Iterator[Part]:
     carried = sure(exchange.carry(call))
     estimate = sure(gateway.estimator.rough(carried, route, labels))
     answer = whole_answer(MESSAGES_PATH if way.model == MESSAGES.model else CHAT_PATH).partition(b"\r\n\r\n")[2]
-    usage = sure(exchange.metered(answer)).usage
+    usage = sure(exchange.read(answer).metered).usage
     name = way.name
     if way is not TRANSLATED:
         yield f"{name}: read and check the request", lambda: dialect.parse(body, headers), 1
@@ -89,9 +89,8 @@ def parts_of(way: Way, gateway: Gateway) -> Iterator[Part]:
         yield f"{name}: estimate and quote", lambda: gateway.estimator.rough(carried, route, labels), 1
         yield f"{name}: price the usage", lambda: route.charge(estimate.call, usage), 1
     yield f"{name}: write the request", lambda: _rendered(exchange, carried, route), 1
-    yield f"{name}: meter a whole answer", lambda: exchange.metered(answer), 1
-    if way is TRANSLATED:
-        yield f"{name}: translate a whole answer", lambda: exchange.answer(answer), 1
+    what = "meter and translate" if way is TRANSLATED else "meter"
+    yield f"{name}: {what} a whole answer", lambda: exchange.read(answer), 1
     yield f"{name}: meter a chunk of a stream", _metering(dialect, exchange, way), CHUNKS
 
 

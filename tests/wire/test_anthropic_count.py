@@ -108,7 +108,7 @@ def test_a_clients_own_count_is_a_call_without_output_or_cap() -> None:
     }
     assert dialect.fingerprint(call) == ""
     assert dialect.counter is None
-    assert dialect.answer(answer_of("count.json")) == answer_of("count.json")
+    assert dialect.read(answer_of("count.json")).told == answer_of("count.json")
 
 
 @pytest.mark.parametrize(

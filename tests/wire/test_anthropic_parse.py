@@ -229,7 +229,7 @@ def test_a_fingerprint_is_equal_for_retries(one: dict[str, Json], other: dict[st
 
 def test_an_answer_and_an_error_pass_unaltered() -> None:
     dialect = AnthropicMessages()
-    assert dialect.answer(b"any") == b"any"
+    assert dialect.read(b"any").told == b"any"
     assert dialect.error(400, b"any") == b"any"
     call = messages_call()
     assert dialect.carry(call) is call

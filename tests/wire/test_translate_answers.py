@@ -43,7 +43,7 @@ def message(**fields: Json) -> bytes:
 
 
 def answered(**fields: Json) -> JsonObject:
-    answer = EXCHANGE.answer(message(**fields))
+    answer = EXCHANGE.read(message(**fields)).told
     assert answer is not None
     return read_object(answer)
 
@@ -78,7 +78,7 @@ def test_an_answer_is_a_chat_completion_with_the_usage_that_is_charged() -> None
             "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
         },
     }
-    assert EXCHANGE.metered(message()) == Exact(Usage(22, 3, cache_read_tokens=7, cache_write_tokens=5))
+    assert EXCHANGE.read(message()).metered == Exact(Usage(22, 3, cache_read_tokens=7, cache_write_tokens=5))
 
 
 @pytest.mark.parametrize(
@@ -133,22 +133,22 @@ def test_the_texts_of_an_answer_are_joined_as_they_stand(blocks: Json, content: 
     ],
 )
 def test_an_answer_that_cannot_be_said_whole_is_not_said_at_all(body: bytes) -> None:
-    assert EXCHANGE.answer(body) is None
+    assert EXCHANGE.read(body).told is None
 
 
 @pytest.mark.parametrize("usage", [None, {}, {"input_tokens": "many", "output_tokens": 1}, {"output_tokens": 3}])
 def test_a_usage_that_is_not_exact_is_left_out(usage: Json) -> None:
     assert "usage" not in answered(usage=usage)
-    assert isinstance(EXCHANGE.metered(message(usage=usage)), AtLeast)
+    assert isinstance(EXCHANGE.read(message(usage=usage)).metered, AtLeast)
 
 
 @pytest.mark.parametrize("body", [message(), message(usage=None), b"{}", b"no JSON", b'{"type":"message"}'])
 def test_the_bill_is_what_it_would_be_in_the_vendors_own_dialect(body: bytes) -> None:
-    assert EXCHANGE.metered(body) == AnthropicMessages().metered(body)
+    assert EXCHANGE.read(body).metered == AnthropicMessages().metered(body)
 
 
 def test_an_answer_without_usage_is_at_least_nothing() -> None:
-    assert EXCHANGE.metered(message(usage=None)) == AtLeast(NOTHING)
+    assert EXCHANGE.read(message(usage=None)).metered == AtLeast(NOTHING)
 
 
 @pytest.mark.parametrize(
@@ -219,7 +219,7 @@ def ask(client: openai.OpenAI) -> ChatCompletion:
 
 
 def test_openais_sdk_reads_an_answer() -> None:
-    body = EXCHANGE.answer(message(stop_reason="max_tokens"))
+    body = EXCHANGE.read(message(stop_reason="max_tokens")).told
     assert body is not None
     answer = ask(sdk(200, body))
     ChatCompletion.model_validate(answer.model_dump(), strict=True)

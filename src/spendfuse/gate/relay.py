@@ -140,8 +140,8 @@ class Attempt:
 
     async def _relay_whole(self, response: UpstreamResponse) -> Deny | None:
         body = await response.read(ANSWER_BYTES_MAX)
-        metered = self.exchange.metered(body)
-        match metered:
+        answer = self.exchange.read(body)
+        match answer.metered:
             case Exact(usage):
                 charge = self._charge_exact(usage)
             case AtLeast(usage):
@@ -149,15 +149,14 @@ class Attempt:
             case None:
                 charge = self._charge_unknown()
         self.reservation.settle(charge)
-        told = self.exchange.answer(body)
-        if told is None:
+        if answer.told is None:
             return Deny(
                 Code.UPSTREAM_FAILED,
                 f"The provider's answer could not be translated. It was charged with ${format_usd(charge.cost)}.",
             )
         cost = ("x-spendfuse-cost-usd", format_usd(charge.cost))
-        passed = _passed_headers(response, is_ours=told is not body)
-        await self.down.answer(Answer(response.status, (*self.headers, cost, *passed), told))
+        passed = _passed_headers(response, is_ours=answer.told is not body)
+        await self.down.answer(Answer(response.status, (*self.headers, cost, *passed), answer.told))
         return None
 
     async def _relay_stream(self, response: UpstreamResponse) -> "_Cut | None":

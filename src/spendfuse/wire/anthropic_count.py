@@ -87,7 +87,7 @@ class AnthropicCountTokens(OwnWords):
         return self._headers.upstream(headers)
 
     def metered(self, body: bytes) -> Metered | None:
-        """See `Exchange`: a count costs nothing."""
+        """See `WholeAnswer`: a count costs nothing."""
         return Exact(NOTHING) if AnthropicCounter().read(body) is not None else None
 
     def stream_meter(self, call: Call) -> StreamMeter:

@@ -32,6 +32,14 @@ _DIAGNOSTICS = "diagnostics"
 _COUNTER = AnthropicCounter()
 
 
+def metered_message(answer: JsonObject | None) -> Metered | None:
+    """The usage in a whole answer; see `WholeAnswer`."""
+    if answer is None or answer.get("type") != "message":
+        return None
+    usage = answer.get("usage")
+    return metered_usage(usage) if isinstance(usage, dict) else AtLeast(NOTHING)
+
+
 class AnthropicMessages(OwnWords):
     """The dialect of `/v1/messages`, and its exchange with those who speak it; see `Dialect` and `Exchange`.
 
@@ -75,12 +83,8 @@ class AnthropicMessages(OwnWords):
         return self._headers.upstream(headers)
 
     def metered(self, body: bytes) -> Metered | None:
-        """See `Exchange`."""
-        answer = read_answer(body)
-        if answer is None or answer.get("type") != "message":
-            return None
-        usage = answer.get("usage")
-        return metered_usage(usage) if isinstance(usage, dict) else AtLeast(NOTHING)
+        """See `WholeAnswer`."""
+        return metered_message(read_answer(body))
 
     def stream_meter(self, call: Call) -> MessagesStreamMeter:
         """See `Exchange`."""

@@ -4,6 +4,7 @@ provider, meters its answer and gives it back in the dialect.
 Pure: bytes in, values and bytes out. Neither ever sees a socket, a price or a limit.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -121,6 +122,19 @@ class TokenCounter(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class WholeAnswer:
+    """A whole answer as it was read.
+
+    `metered` is its usage, as the provider gave it: exact where it said it, else what its texts show as `AtLeast` zero
+    tokens; None when it is no answer of its API at all. `told` is what the client gets: the same bytes in the same
+    dialect; None when it can't be translated.
+    """
+
+    metered: Metered | None
+    told: bytes | None = field(repr=False)
+
+
 class Exchange(Protocol):
     """How calls of one dialect are carried out with providers of one API: in their own words, or translated."""
 
@@ -150,20 +164,12 @@ class Exchange(Protocol):
         """
         ...
 
-    def metered(self, body: bytes) -> Metered | None:
-        """The usage in a whole (not streamed) answer, as the provider gave it: exact where it said it, else what its
-        texts show as `AtLeast` zero tokens; None when the body is no answer of this API at all.
-        """
-        ...
-
-    def answer(self, body: bytes) -> bytes | None:
-        """A provider's whole answer as the client reads it: the same bytes in the same dialect; None when it can't be
-        translated.
-        """
+    def read(self, body: bytes) -> WholeAnswer:
+        """A provider's whole (not streamed) answer."""
         ...
 
     def error(self, status: int, body: bytes) -> bytes:
-        """A provider's error as the client reads it, likewise."""
+        """A provider's error as the client reads it: the same bytes in the same dialect."""
         ...
 
     def stream_meter(self, call: Call) -> StreamMeter:
@@ -171,7 +177,7 @@ class Exchange(Protocol):
         ...
 
 
-class OwnWords:
+class OwnWords(ABC):
     """What an exchange in the client's own dialect does: everything passes as it is."""
 
     @property
@@ -183,9 +189,13 @@ class OwnWords:
         """See `Exchange`."""
         return call
 
-    def answer(self, body: bytes) -> bytes | None:
+    def read(self, body: bytes) -> WholeAnswer:
         """See `Exchange`."""
-        return body
+        return WholeAnswer(self.metered(body), body)
+
+    @abstractmethod
+    def metered(self, body: bytes) -> Metered | None:
+        """See `WholeAnswer`."""
 
     def error(self, status: int, body: bytes) -> bytes:
         """See `Exchange`."""

@@ -73,7 +73,7 @@ class OpenAIChat(OwnWords):
         return fingerprint_of(_fields_of(call))
 
     def metered(self, body: bytes) -> Metered | None:
-        """See `Exchange`."""
+        """See `WholeAnswer`."""
         answer = read_answer(body)
         if answer is None:
             return None

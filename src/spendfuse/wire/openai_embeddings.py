@@ -45,7 +45,7 @@ class OpenAIEmbeddings(OwnWords):
         return ""
 
     def metered(self, body: bytes) -> Metered | None:
-        """See `Exchange`."""
+        """See `WholeAnswer`."""
         answer = read_answer(body)
         if answer is None or not (isinstance(answer.get("data"), list) or isinstance(answer.get("usage"), dict)):
             return None

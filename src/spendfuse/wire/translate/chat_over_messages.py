@@ -6,10 +6,10 @@ from typing import cast
 
 from spendfuse.core.calls import Body, Call, Content, Operation
 from spendfuse.core.refusals import Code, Deny
-from spendfuse.core.usage import Metered
-from spendfuse.wire.anthropic_messages import AnthropicMessages
-from spendfuse.wire.dialect import TokenCounter, WireTarget
+from spendfuse.wire.anthropic_messages import AnthropicMessages, metered_message
+from spendfuse.wire.dialect import TokenCounter, WholeAnswer, WireTarget
 from spendfuse.wire.json_body import BodyInvalid, JsonObject
+from spendfuse.wire.openai_usage import read_answer
 from spendfuse.wire.translate.chat_to_messages import FIELDS_BYTES, IMAGE_BYTES, carried_body
 from spendfuse.wire.translate.messages_to_chat import completion, error_answer
 from spendfuse.wire.translate.stream import ChatOverMessagesMeter
@@ -56,13 +56,13 @@ class ChatOverMessages:
         theirs = {name: value for name, value in headers.items() if not name.startswith(_VENDORS_HEADERS)}
         return self._native.headers_upstream(theirs)
 
-    def metered(self, body: bytes) -> Metered | None:
+    def read(self, body: bytes) -> WholeAnswer:
         """See `Exchange`."""
-        return self._native.metered(body)
-
-    def answer(self, body: bytes) -> bytes | None:
-        """See `Exchange`."""
-        return completion(body, created_s=self._now_s())
+        message = read_answer(body)
+        metered = metered_message(message)
+        if message is None or metered is None:
+            return WholeAnswer(metered, None)
+        return WholeAnswer(metered, completion(message, metered, created_s=self._now_s()))
 
     def error(self, status: int, body: bytes) -> bytes:
         """See `Exchange`."""

@@ -1,8 +1,7 @@
 """An Anthropic answer as a chat completion, and an Anthropic error as OpenAI's."""
 
-from spendfuse.core.usage import Exact
+from spendfuse.core.usage import Exact, Metered
 from spendfuse.wire.anthropic_errors import error_type
-from spendfuse.wire.anthropic_usage import metered_usage
 from spendfuse.wire.json_body import Json, JsonObject, write
 from spendfuse.wire.openai_usage import read_answer, usage_object
 
@@ -26,15 +25,12 @@ def finish_reason(stop_reason: Json) -> str:
     return _FINISH_REASONS.get(stop_reason, "length") if isinstance(stop_reason, str) else "length"
 
 
-def completion(body: bytes, *, created_s: int) -> bytes | None:
-    """A whole answer as a `chat.completion`; None when it is none, or holds what a chat answer can't.
+def completion(message: JsonObject, metered: Metered, *, created_s: int) -> bytes | None:
+    """A whole answer as a `chat.completion`; None when it holds what a chat answer can't.
 
     `id` and `model` are the provider's own, as they are where both sides speak alike. The usage is what is charged; one
     that is not exact is left out.
     """
-    message = read_answer(body)
-    if message is None or message.get("type") != "message":
-        return None
     content = _text_of(message.get("content"))
     if content is None:
         return None
@@ -52,7 +48,6 @@ def completion(body: bytes, *, created_s: int) -> bytes | None:
             }
         ],
     }
-    metered = metered_usage(message.get("usage"))
     if isinstance(metered, Exact):
         answer["usage"] = usage_object(metered.usage)
     return write(answer)
