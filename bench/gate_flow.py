@@ -31,10 +31,10 @@ from spendfuse.gate.exchanges import Served, served
 from spendfuse.gate.gate import Gate
 from spendfuse.gate.requests import Caller, Request
 from spendfuse.gate.routes import Routes
-from spendfuse.ledger.sqlite import open_sqlite
 from spendfuse.upstream.client import UpstreamRequest
 from spendfuse.wire.dialect import Answer
 from spendfuse.wire.labels import labels_from_headers
+from spendfuse.wiring import open_store
 
 WARM_UP_CALLS = 2_000
 GC_ALLOCATIONS = 20_000
@@ -128,7 +128,7 @@ async def measure(folder: Path, *, calls: int, in_flight: int, runs: int, profil
         parse(CONFIG.format(base_url="http://127.0.0.1:1/v1"), folder=folder, environ=ENVIRONMENT),
         SystemClock(),
     )
-    ledger = await open_sqlite(config.store.path, limits=config.limits, clock=clock)
+    ledger = await open_store(config.store, limits=config.limits)
     serves = served(config, clock)
     gate = Gate(
         config=config,

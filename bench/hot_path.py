@@ -29,9 +29,9 @@ from spendfuse.gate.estimates import Estimator
 from spendfuse.gate.exchanges import Served, served
 from spendfuse.gate.overruns import Overruns
 from spendfuse.gate.routes import Route, Routes
-from spendfuse.ledger.sqlite import open_sqlite
 from spendfuse.ledger.worker import WorkerThread
 from spendfuse.wire.dialect import Dialect, Exchange
+from spendfuse.wiring import open_store
 
 T = TypeVar("T")
 CALLS = 4_000
@@ -59,7 +59,7 @@ async def gateway_of(folder: Path) -> Gateway:
     """Made as a process that serves does; the ledger is closed again, as no part here reserves."""
     config = parse(CONFIG.format(base_url="http://127.0.0.1:1/v1"), folder=folder, environ=ENVIRONMENT)
     clock = SystemClock()
-    ledger = await open_sqlite(config.store.path, limits=config.limits, clock=clock)
+    ledger = await open_store(config.store, limits=config.limits)
     overruns = Overruns(ledger)
     await overruns.load()
     await ledger.close()

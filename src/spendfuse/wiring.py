@@ -10,7 +10,8 @@ from typing import Any
 from spendfuse.cli import build
 from spendfuse.cli.factories import Factories
 from spendfuse.clock import SystemClock
-from spendfuse.config import Config
+from spendfuse.config import Config, PostgresStore, SqliteStore, Store
+from spendfuse.core.limits import Limit
 from spendfuse.ledger.sqlite import open_sqlite
 from spendfuse.ledger.sqlite_file import sqlite_has_wal_race
 from spendfuse.ledger.store import Ledger, Topic
@@ -20,10 +21,43 @@ DRAIN_S = 3.0
 """How long the ends of reservations may take once all calls have ended; what is left then is the keeper's."""
 
 
+async def open_store(store: Store, *, limits: tuple[Limit, ...] | None) -> Ledger:
+    """The ledger in a store; with None it applies no limits, and can't reserve.
+
+    Raises:
+        LedgerUnavailable, LedgerError: it can't be opened; the message says why.
+    """
+    match store:
+        case SqliteStore(path):
+            return await open_sqlite(path, limits=limits, clock=SystemClock())
+        case PostgresStore(dsn):
+            # Its driver is not loaded where it is not used.
+            from spendfuse.ledger.postgres import open_postgres
+
+            return await open_postgres(dsn.reveal(), limits=limits)
+
+
+async def migrate_store(config: Config) -> list[str]:
+    """Create or upgrade a config's store; the migrations that were applied, where the engine can tell.
+
+    Raises:
+        LedgerUnavailable, LedgerError: as `open_store`.
+    """
+    match config.store:
+        case SqliteStore():
+            # Opening does it.
+            await (await open_store(config.store, limits=None)).close()
+            return []
+        case PostgresStore(dsn):
+            from spendfuse.ledger.postgres import migrate_postgres
+
+            return await migrate_postgres(dsn.reveal())
+
+
 @asynccontextmanager
 async def open_ledger(config: Config) -> AsyncGenerator[Ledger]:
     """The store as commands use it: it applies no limits, and reserves nothing."""
-    ledger = await open_sqlite(config.store.path, limits=None, clock=SystemClock())
+    ledger = await open_store(config.store, limits=None)
     try:
         yield ledger
     finally:
@@ -47,7 +81,7 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
 
     clock = SystemClock()
     async with contextlib.AsyncExitStack() as stack:
-        ledger = await open_sqlite(config.store.path, limits=config.limits, clock=clock)
+        ledger = await open_store(config.store, limits=config.limits)
         stack.push_async_callback(ledger.close)
         client = HttpClient()
         stack.push_async_callback(client.close)
@@ -82,7 +116,8 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
 
 def warnings_of(config: Config, workers: int) -> list[str]:
     """What is worth a warning about this machine's SQLite when so many processes serve the config."""
-    if workers == 1 or not sqlite_has_wal_race(sqlite3.sqlite_version_info):
+    is_shared_file = isinstance(config.store, SqliteStore) and workers > 1
+    if not is_shared_file or not sqlite_has_wal_race(sqlite3.sqlite_version_info):
         return []
     return [
         f"SQLite {sqlite3.sqlite_version} has a rare race when several processes write and checkpoint a WAL at once; "
@@ -102,9 +137,12 @@ async def _running(*background: Coroutine[Any, Any, None]) -> AsyncGenerator[Non
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+FACTORIES = Factories(open_ledger=open_ledger, migrate_store=migrate_store, open_app=open_app, warnings=warnings_of)
+
+
 def main() -> None:
     """Run the command line."""
-    build(Factories(open_ledger=open_ledger, open_app=open_app, warnings=warnings_of))()
+    build(FACTORIES)()
 
 
 if __name__ == "__main__":

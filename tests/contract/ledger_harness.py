@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import sqlite3
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,6 +45,14 @@ class Harness(Protocol):
 
     async def close(self) -> None:
         """Close all ledgers."""
+        ...
+
+
+class StoreHarness(Harness, Protocol):
+    """A harness over a database that can be looked into."""
+
+    async def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """What a query gives that every database understands."""
         ...
 
 
@@ -91,6 +100,13 @@ class SqliteHarness:
 
     def kill(self, ledger: Ledger) -> None:
         ledger._engine._writer._owners.release()  # type: ignore[attr-defined]
+
+    async def rows(self, query: str) -> list[tuple[Any, ...]]:
+        raw = sqlite3.connect(self.path)
+        try:
+            return raw.execute(query).fetchall()
+        finally:
+            raw.close()
 
     async def close(self) -> None:
         for ledger in self._ledgers:

@@ -1,13 +1,11 @@
-"""Random histories: SQLite agrees with the reference model step by step, and the invariants hold after every step.
+"""Random histories: every engine agrees with the reference model after every step, and the invariants hold.
 
 A failure names the seed that replays it.
 """
 
 import asyncio
 import random
-import sqlite3
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 from ledger_harness import (
@@ -15,7 +13,7 @@ from ledger_harness import (
     LIFETIME,
     Harness,
     MemoryHarness,
-    SqliteHarness,
+    StoreHarness,
     charge,
     claim,
     demand,
@@ -61,11 +59,11 @@ Verb = Callable[[Ledger], Awaitable[object]]
 class _History:
     """One seed's steps, taken on both engines."""
 
-    def __init__(self, seed: int, path: Path) -> None:
+    def __init__(self, seed: int, store: StoreHarness) -> None:
         self.random = random.Random(seed)
         self.memory = MemoryHarness()
-        self.sqlite = SqliteHarness(path)
-        self.both: tuple[Harness, Harness] = (self.memory, self.sqlite)
+        self.store = store
+        self.both: tuple[Harness, Harness] = (self.memory, self.store)
         self.owners: list[tuple[Ledger, Ledger]] = []
         self.limits = CONFIGS[0]
         self.last_id = 0
@@ -73,8 +71,8 @@ class _History:
         self.highest: dict[tuple[object, ...], int] = {}
 
     async def open(self) -> None:
-        memory, sqlite = [await one.open(*self.limits) for one in self.both]
-        self.owners.append((memory, sqlite))
+        memory, stored = [await one.open(*self.limits) for one in self.both]
+        self.owners.append((memory, stored))
 
     async def step(self) -> None:
         dice = self.random.random()
@@ -140,30 +138,28 @@ class _History:
         return labels
 
     async def check(self) -> None:
-        memory, sqlite = self.owners[-1]
+        memory, stored = self.owners[-1]
         lines = await memory.balances()
-        assert sorted(lines, key=repr) == sorted(await sqlite.balances(), key=repr)
-        assert await sqlite.audit() == [], "invariant 8"
-        assert await memory.overruns() == await sqlite.overruns()
+        assert sorted(lines, key=repr) == sorted(await stored.balances(), key=repr)
+        assert await stored.audit() == [], "invariant 8"
+        assert await memory.overruns() == await stored.overruns()
         for line in lines:
             assert len(subject_values(line.subject)) == len(line.each)
         since_ms = self.memory.clock.now_ns() // 1_000_000 - self.random.choice([10_000, 3_600_000, 10**9])
         for label in ("user", "run"):
-            rows = [await one.spend(label, since_ms=since_ms) for one in (memory, sqlite)]
+            rows = [await one.spend(label, since_ms=since_ms) for one in (memory, stored)]
             assert rows[0] == rows[1]
-        self.check_rows()
+        await self.check_rows()
 
-    def check_rows(self) -> None:
-        raw = sqlite3.connect(self.sqlite.path)
-        entries = raw.execute("SELECT * FROM entry ORDER BY written_at_ms, reservation_id, is_late").fetchall()
+    async def check_rows(self) -> None:
+        entries = await self.store.rows("SELECT * FROM entry ORDER BY written_at_ms, reservation_id, is_late")
         assert set(self.entries) <= set(entries), "invariant 14"
         self.entries = entries
         both = "SELECT count(*) FROM reservation JOIN entry USING (reservation_id)"
-        assert raw.execute(both).fetchone() == (0,), "invariant 5"
-        rows = raw.execute(
+        assert await self.store.rows(both) == [(0,)], "invariant 5"
+        rows = await self.store.rows(
             "SELECT limit_id, subject, window_no, amount, ceiling, settled, reserved, overrun FROM balance"
-        ).fetchall()
-        raw.close()
+        )
         before, self.highest = self.highest, {}
         for *key, amount, ceiling, settled, reserved, overrun in rows:
             assert min(settled, reserved) >= 0, "invariant 1"
@@ -189,9 +185,9 @@ def _comparable(outcome: object) -> object:
 
 @pytest.mark.parametrize("seed", range(25))
 @claim
-async def test_sqlite_agrees_with_memory_on_every_random_history(seed: int, tmp_path: Path) -> None:
+async def test_every_engine_agrees_with_memory_on_every_random_history(seed: int, store_harness: StoreHarness) -> None:
     """Invariants 1, 3, 5, 6, 8, 9, 14 and 18."""
-    history = _History(seed, tmp_path / "ledger.db")
+    history = _History(seed, store_harness)
     await history.open()
     try:
         for _ in range(STEPS):
@@ -203,14 +199,13 @@ async def test_sqlite_agrees_with_memory_on_every_random_history(seed: int, tmp_
 
 @pytest.mark.parametrize("seed", range(10))
 @claim
-async def test_no_admission_exceeds_an_enforced_balance(seed: int, tmp_path: Path) -> None:
+async def test_no_admission_exceeds_an_enforced_balance(seed: int, store_harness: StoreHarness) -> None:
     """Invariants 2 and 4: after an admission the call's balances hold no more than their amounts; after a refusal all
     balances are as before."""
     dice = random.Random(seed)
-    harness = SqliteHarness(tmp_path / "ledger.db")
     limits = CONFIGS[2]
-    ledger = await harness.open(*limits)
-    history = _History(seed, tmp_path / "unused.db")
+    ledger = await store_harness.open(*limits)
+    history = _History(seed, store_harness)
     for number in range(1, 80):
         labels, cap = history.labels(), dice.randint(1, 90)
         before = await ledger.balances()
@@ -224,4 +219,4 @@ async def test_no_admission_exceeds_an_enforced_balance(seed: int, tmp_path: Pat
                 await ledger.settle(rid(number), charge(dice.randint(0, outcome.cap)))
         else:
             assert before == after
-    await harness.close()
+    await store_harness.close()

@@ -1,7 +1,6 @@
 """How many new subjects a key's calls may open in an hour, on every engine."""
 
 import asyncio
-import sqlite3
 from collections.abc import Mapping
 
 import pytest
@@ -10,9 +9,10 @@ from ledger_harness import (
     LIFETIME,
     NOON_NS,
     Harness,
-    SqliteHarness,
+    StoreHarness,
     admitted,
     charge,
+    claim,
     committed,
     contract,
     demand,
@@ -222,16 +222,14 @@ async def test_a_call_that_waits_for_room_is_refused_once_its_key_opens_no_more(
     assert isinstance(outcome, Refused) and outcome.reasons[0].opens
 
 
-@contract
-async def test_the_hours_that_are_over_are_purged(harness: Harness) -> None:
-    if not isinstance(harness, SqliteHarness):
-        return
+@claim
+async def test_the_hours_that_are_over_are_purged(store_harness: StoreHarness) -> None:
+    harness = store_harness
     ledger = await harness.open(USER_MONEY)
     for hour in range(3):
         await Calls(ledger, first=1 + hour).admit(by(f"u{hour}"))
         harness.clock.advance(ms=HOUR_MS)
     await Calls(ledger, first=10).admit(by("u9"))
     await ledger.expire_due()
-    raw = sqlite3.connect(harness.path)
-    assert raw.execute("SELECT * FROM opened_subjects").fetchall() == [("app", NOON_NS // 10**6 + 3 * HOUR_MS, 1)]
-    raw.close()
+    assert await harness.rows("SELECT * FROM opened_subjects") == [("app", NOON_NS // 10**6 + 3 * HOUR_MS, 1)]
+    await harness.close()

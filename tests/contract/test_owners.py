@@ -10,7 +10,19 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from ledger_harness import Harness, SqliteHarness, admitted, charge, claim, committed, contract, demand, limit, rid
+from ledger_harness import (
+    Harness,
+    SqliteHarness,
+    StoreHarness,
+    admitted,
+    charge,
+    claim,
+    committed,
+    contract,
+    demand,
+    limit,
+    rid,
+)
 
 from spendfuse.clock import FrozenClock, SystemClock
 from spendfuse.core.decisions import Admitted
@@ -55,14 +67,12 @@ async def test_owners_have_numbers_that_call_ids_tell_apart(harness: Harness) ->
 
 
 @claim
-async def test_an_owner_that_lost_its_lease_registers_anew_and_settles_late(tmp_path: Path) -> None:
-    harness = SqliteHarness(tmp_path / "ledger.db")
+async def test_an_owner_that_lost_its_lease_registers_anew_and_settles_late(store_harness: StoreHarness) -> None:
+    harness = store_harness
     one, two = await harness.open(*LIMITS), await harness.open(*LIMITS)
     await admitted(one, 1, 100)
     lost = one.owner_id
-    with sqlite3.connect(harness.path) as raw:
-        raw.execute("DELETE FROM owner WHERE owner_id = ?", (lost,))
-    raw.close()
+    harness.kill(one)
     assert len(await two.expire_due()) == 1
     entry = await one.settle(rid(1), charge(60))
     assert (entry.kind, entry.amounts.cost) == (EntryKind.LATE, -40)

@@ -1,9 +1,8 @@
 """Spend, keys and refusals, on every engine."""
 
-import sqlite3
-
 import pytest
 from ledger_harness import NOON_NS, Harness, MemoryHarness, SqliteHarness, admitted, charge, contract, limit, rid
+from postgres_harness import PostgresHarness
 
 from spendfuse.core.errors import LedgerError
 from spendfuse.ledger.store import KeyRecord, RefusalCount, SpendRow, Topic
@@ -100,10 +99,9 @@ async def test_refusals_are_counted_by_the_hour(harness: Harness) -> None:
     if isinstance(harness, MemoryHarness):
         assert sum(count.count for count in harness.store.refusals) == 7
         return
-    assert isinstance(harness, SqliteHarness)
-    raw = sqlite3.connect(harness.path)
-    assert raw.execute("SELECT * FROM refusal").fetchall() == [(NOON_MS, "budget_exceeded", "l", "search", "u1", 0, 7)]
-    raw.close()
+    assert isinstance(harness, SqliteHarness | PostgresHarness)
+    rows = await harness.rows("SELECT * FROM refusal")
+    assert rows == [(NOON_MS, "budget_exceeded", "l", "search", "u1", 0, 7)]
 
 
 @contract

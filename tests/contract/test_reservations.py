@@ -265,7 +265,7 @@ async def test_negative_amounts_never_reach_the_store(harness: Harness) -> None:
 
 
 # The model has no column width: it takes any amount.
-@pytest.mark.parametrize("harness", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("harness", ["sqlite", "postgres"], indirect=True)
 @contract
 async def test_a_poisoned_operation_fails_alone(harness: Harness) -> None:
     ledger = await harness.open(limit("l", 1_000))

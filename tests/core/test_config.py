@@ -18,7 +18,9 @@ from spendfuse.config import (
     DialectName,
     LabelSource,
     OnDisconnect,
+    PostgresStore,
     Secret,
+    SqliteStore,
     Target,
     json_schema,
     load,
@@ -298,8 +300,12 @@ limits:
     [
         ("breakers: {}", "breakers: is not supported yet by this version"),
         ("alerts: {}", "alerts: is not supported yet by this version"),
-        ("store: postgresql://u:p@h/db", "store: PostgreSQL is not supported yet"),
-        ("store: spendfuse.db", "store: expected sqlite:///RELATIVE/PATH or sqlite:////ABSOLUTE/PATH"),
+        ("store: postgresql://u:p@h/", "store: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE"),
+        ("store: postgresql://u:p@h:port/db", "store: expected postgresql://"),
+        (
+            "store: spendfuse.db",
+            "store: expected sqlite:///RELATIVE/PATH, sqlite:////ABSOLUTE/PATH or postgresql://USER@HOST/DATABASE",
+        ),
         ("store: 'sqlite:///:memory:'", "store: expected sqlite:///"),
         ("n_max: 0", 'n_max: got "0", expected a whole number of at least 1'),
         ("n_max: 1.5", 'n_max: got "1.5", expected a whole number of at least 1'),
@@ -482,10 +488,10 @@ def test_blanks_around_a_key_are_dropped() -> None:
 def test_a_relative_store_stands_in_the_folder_of_its_file(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "spendfuse.yaml"
     file.write_bytes("\ufeffstore: sqlite:///data/ledger.db\n".encode())
-    assert load(file).store.path == tmp_path / "data" / "ledger.db"
+    assert load(file).store == SqliteStore(tmp_path / "data" / "ledger.db")
     file.write_text("store: sqlite:////var/lib/ledger.db\n")
-    assert load(str(file)).store.path == pathlib.Path("/var/lib/ledger.db")
-    assert read("").store.path == pathlib.Path.cwd() / "spendfuse.db"
+    assert load(str(file)).store == SqliteStore(pathlib.Path("/var/lib/ledger.db"))
+    assert read("").store == SqliteStore(pathlib.Path.cwd() / "spendfuse.db")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: pathlib.Path) -> None:
@@ -546,3 +552,18 @@ def test_a_client_key_is_never_sent_to_a_vendor() -> None:
         "providers: {openai: {api_key: os.environ/OPENAI_API_KEY, base_url: 'http://other.test/v1'}}", environ=environ
     )
     assert behind.providers["openai"].api_key is not None
+
+
+@pytest.mark.parametrize(
+    ("dsn", "where"),
+    [
+        ("postgresql://app:hidden@db.test:5433/spend?sslmode=require", "postgresql://app@db.test:5433/spend"),
+        ("postgres://db.test/spend", "postgresql://db.test/spend"),
+        ("postgresql://postgres:@/postgres?host=/run/db", "postgresql://postgres@/postgres"),
+    ],
+)
+def test_a_postgres_store_is_named_without_its_password(dsn: str, where: str) -> None:
+    store = parse("store: os.environ/DATABASE_URL", environ={"DATABASE_URL": dsn}).store
+    assert isinstance(store, PostgresStore)
+    assert (store.dsn.reveal(), store.where) == (dsn, where)
+    assert "hidden" not in repr(store)

@@ -60,7 +60,7 @@ def test_the_file_of_the_issue_is_served_under_its_budget() -> None:
     assert (limit.name, limit.unit, limit.amount) == ("max_budget", Unit.USD, 500 * 10**9)
     assert (limit.period, limit.each, limit.match) == (Calendar(CalendarUnit.MONTH, "UTC"), (), {})
     assert config.makes_key
-    assert config.store.path == pathlib.Path("/srv/app/spendfuse.db")
+    assert config.store.where == "/srv/app/spendfuse.db"
     assert (config.source, config.warnings) == ("litellm.yaml", found.warnings)
     assert list(found.warnings) == [
         "router_settings.routing_strategy: is not honoured: targets take turns",

@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from spendfuse.cli import import_config
-from spendfuse.cli.factories import Factories
 from spendfuse.config import Config, parse
 from spendfuse.core.errors import ConfigInvalid
 from spendfuse.litellm_config import Translation, to_yaml, translate
-from spendfuse.wiring import open_app, open_ledger, warnings_of
+from spendfuse.wiring import FACTORIES
 
 ENVIRON = {
     "OPENAI_API_KEY": "sk-openai-env",
@@ -332,7 +331,10 @@ class Program:
 
     def __init__(self) -> None:
         self.app = typer.Typer(callback=lambda: None)
-        import_config.add_to(self.app, Factories(open_ledger=open_ledger, open_app=open_app, warnings=warnings_of))
+        import_config.add_to(
+            self.app,
+            FACTORIES,
+        )
 
     def run(self, *arguments: str, env: dict[str, str] | None = None) -> tuple[int, str, str]:
         cleared = dict.fromkeys(os.environ, None)

@@ -52,8 +52,8 @@ def test_each_variable_by_itself_makes_a_config_with_models(variable: str) -> No
 
 
 def test_the_store_stands_in_the_folder(tmp_path: Path) -> None:
-    assert made("OPENAI_API_KEY", folder=tmp_path).store.path == tmp_path / "spendfuse.db"
-    assert zero_store(tmp_path).store.path == tmp_path / "spendfuse.db"
+    assert made("OPENAI_API_KEY", folder=tmp_path).store.where == str(tmp_path / "spendfuse.db")
+    assert zero_store(tmp_path).store.where == str(tmp_path / "spendfuse.db")
 
 
 @pytest.mark.parametrize("environ", [{}, {"OPENAI_API_KEY": ""}, {"OPENAI_API_KEY": " "}, {"APP_KEY": "sk-x"}])

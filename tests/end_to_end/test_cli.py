@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from spendfuse.cli import Factories, build
+from spendfuse.cli import build
 from spendfuse.cli.first_key import ClientKeys, ensure_key
 from spendfuse.cli.keys import create_key
 from spendfuse.cli.logs import KeyValueFormatter
@@ -35,7 +35,7 @@ from spendfuse.core.reservations import CallIds, Charge, reservation_of
 from spendfuse.core.usage import Usage
 from spendfuse.ledger.sqlite import open_sqlite
 from spendfuse.ledger.store import Demand, KeyRecord, Ledger
-from spendfuse.wiring import open_app, open_ledger, warnings_of
+from spendfuse.wiring import FACTORIES, open_ledger, open_store
 from spendfuse.zero_config import VARIABLES, zero_config, zero_store
 
 CONFIG = """
@@ -77,7 +77,7 @@ class Cli:
         self.folder = folder
         self.config = folder / "spendfuse.yaml"
         self.config.write_text(CONFIG)
-        self.app = build(Factories(open_ledger=open_ledger, open_app=open_app, warnings=warnings_of))
+        self.app = build(FACTORIES)
 
     def run(self, *arguments: str) -> Result:
         result = CliRunner().invoke(self.app, [*arguments, "--config", str(self.config)])
@@ -564,7 +564,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run_bare(*arguments: str) -> Result:
-    app = build(Factories(open_ledger=open_ledger, open_app=open_app, warnings=warnings_of))
+    app = build(FACTORIES)
     return CliRunner().invoke(app, list(arguments))
 
 
@@ -587,7 +587,7 @@ def test_a_command_on_a_store_that_does_not_exist_makes_none(bare: Path, command
 def test_commands_without_a_config_work_on_the_store_that_is_served_without_one(bare: Path) -> None:
     async def open_once() -> None:
         config = zero_config({"OPENAI_API_KEY": "sk-upstream"}, bare)
-        await (await open_sqlite(config.store.path, limits=config.limits, clock=SystemClock())).close()
+        await (await open_store(config.store, limits=config.limits)).close()
 
     asyncio.run(open_once())
     said = run_bare("limits", "set", "day-budget", "25").stdout

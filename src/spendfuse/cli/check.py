@@ -97,7 +97,7 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
             say_json(cast("Json", json_schema()))
             return
         loaded = load_config(config, accept_unenforced=accept_unenforced)
-        say(f"store     {loaded.store.path}")
+        say(f"store     {loaded.store.where}")
         say(f"timezone  {loaded.timezone}")
         say(f"limits    {counted(len(loaded.limits), 'limit')}")
         for limit in loaded.limits:

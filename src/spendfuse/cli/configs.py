@@ -42,11 +42,13 @@ def load_store_config(path: Path | None, *, makes_store: bool = False) -> Config
     from spendfuse.zero_config import zero_store
 
     config = zero_store(Path())
-    if config.store.path.exists():
+    if config.store.is_there:
         return config
     if makes_store:
         return load_config(path)
-    raise ConfigInvalid(f"no config file is named, and there is neither {DEFAULT_CONFIG} nor {config.store.path.name}")
+    raise ConfigInvalid(
+        f"no config file is named, and there is neither {DEFAULT_CONFIG} nor {Path(config.store.where).name}"
+    )
 
 
 def load_config_if_any(path: Path | None) -> Config | None:
@@ -62,7 +64,7 @@ def load_config_if_any(path: Path | None) -> Config | None:
     if has_provider(os.environ):
         return zero_config(os.environ, Path())
     config = zero_store(Path())
-    return config if config.store.path.exists() else None
+    return config if config.store.is_there else None
 
 
 def _has_no_file(path: Path | None) -> bool:

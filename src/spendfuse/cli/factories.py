@@ -1,8 +1,9 @@
 """What the commands are given, so that none of them names a concrete engine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import Any
 
 from spendfuse.config import Config
 from spendfuse.ledger.store import Ledger
@@ -15,6 +16,8 @@ class Factories:
 
     open_ledger: Callable[[Config], AbstractAsyncContextManager[Ledger]]
     """The store as commands use it: it applies no limits."""
+    migrate_store: Callable[[Config], Coroutine[Any, Any, list[str]]]
+    """Brings the config's store up to this version; the names of what was applied."""
     open_app: Callable[[Config], AbstractAsyncContextManager[ASGIApp]]
     """The whole gateway, opened in the event loop of the process that serves it."""
     warnings: Callable[[Config, int], list[str]]

@@ -14,7 +14,7 @@ def overruns_of(factories: Factories, config: Config) -> dict[str, TargetOverrun
 
     A store that can't be read is only a warning: configs and prices are right or wrong without it.
     """
-    if not config.store.path.exists():
+    if not config.store.is_there:
         return {}
     try:
         found = with_ledger(factories, config, lambda ledger: ledger.overruns())

@@ -45,7 +45,7 @@ def _start_line(config: Config, base_url: str) -> str:
         models += f" and {len(names) - NAMES_SHOWN_MAX} more"
     return (
         f"spendfuse {__version__} serves {base_url}/v1: {counted(len(names), 'model')} ({models}), "
-        f"{counted(len(config.limits), 'limit')}, store {config.store.path}"
+        f"{counted(len(config.limits), 'limit')}, store {config.store.where}"
     )
 
 

@@ -4,6 +4,7 @@ import hashlib
 import pathlib
 from dataclasses import dataclass
 from types import MappingProxyType
+from urllib.parse import urlsplit
 
 from spendfuse.config.problems import Problems, closest
 from spendfuse.config.schema import (
@@ -14,16 +15,18 @@ from spendfuse.config.schema import (
     PricesSection,
     ProviderSection,
 )
-from spendfuse.config.secret import CLIENT_KEY_PREFIX
+from spendfuse.config.secret import CLIENT_KEY_PREFIX, Secret
 from spendfuse.config.values import (
     Config,
     ConfiguredKey,
     DialectName,
     LabelSource,
     OnDisconnect,
+    PostgresStore,
     Provider,
     PublicModel,
     SqliteStore,
+    Store,
     Target,
     Timeouts,
 )
@@ -32,6 +35,7 @@ from spendfuse.core.limits import Limit, RouteTo
 from spendfuse.core.prices import Price, Rates
 from spendfuse.core.windows import MS_PER_S, Calendar, CalendarUnit, Lifetime, Span
 
+_POSTGRES = ("postgresql", "postgres")
 OWN_LABELS = frozenset({"key", "model", "provider", "target", "ip", "fingerprint"})
 """Labels whose values are Spendfuse's to say, so that a key cannot have them."""
 
@@ -112,16 +116,31 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
     )
 
 
-def _store(text: str, folder: pathlib.Path, problems: Problems) -> SqliteStore | None:
+def _store(text: str, folder: pathlib.Path, problems: Problems) -> Store | None:
     scheme, separator, path = text.partition("://")
-    if separator and scheme in ("postgresql", "postgres"):
-        problems.add(("store",), "PostgreSQL is not supported yet by this version, expected sqlite:///PATH")
-        return None
+    if separator and scheme in _POSTGRES:
+        return _postgres(text, problems)
     # Three slashes before a relative path, four before an absolute one: the host between the first two is empty.
     if scheme != "sqlite" or not path.startswith("/") or path[1:] in ("", ":memory:") or "?" in path or "\0" in path:
-        problems.add(("store",), "expected sqlite:///RELATIVE/PATH or sqlite:////ABSOLUTE/PATH")
+        expected = "expected sqlite:///RELATIVE/PATH, sqlite:////ABSOLUTE/PATH or postgresql://USER@HOST/DATABASE"
+        problems.add(("store",), expected)
         return None
     return SqliteStore(folder / path[1:])
+
+
+def _postgres(text: str, problems: Problems) -> PostgresStore | None:
+    """The store of a PostgreSQL URL, whose password no message shows."""
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        url, port = None, None
+    if url is None or len(url.path) < 2:
+        problems.add(("store",), "expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+        return None
+    user = f"{url.username}@" if url.username else ""
+    host = f"{url.hostname or ''}{f':{port}' if port else ''}"
+    return PostgresStore(Secret(text), f"postgresql://{user}{host}{url.path}")
 
 
 class _Providers:

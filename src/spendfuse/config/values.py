@@ -40,6 +40,32 @@ class SqliteStore:
 
     path: pathlib.Path
 
+    @property
+    def where(self) -> str:
+        """The store for people."""
+        return str(self.path)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it exists, so that a command that only reads need not make one."""
+        return self.path.exists()
+
+
+@dataclass(frozen=True, slots=True)
+class PostgresStore:
+    """A ledger in a PostgreSQL database. `dsn` is its whole URL, which may hold a password; `where` never does."""
+
+    dsn: Secret
+    where: str
+
+    @property
+    def is_there(self) -> bool:
+        """As for SQLite: whoever names a database has made it."""
+        return True
+
+
+Store = SqliteStore | PostgresStore
+
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
@@ -128,7 +154,7 @@ class Config:
     """A whole config. `warnings` are worth printing at start; none of them stops anything."""
 
     source: str
-    store: SqliteStore
+    store: Store
     timezone: str
     reservation_deadline_s: float
     busy_wait_s: float

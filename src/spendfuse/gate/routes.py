@@ -220,7 +220,7 @@ class Rotation:
 
 def via_of(config: Config) -> str:
     """What the gateways of one store add to `Via` (RFC 9110, 7.6.3), by which they know a call that comes back."""
-    place = f"{platform.node()}:{config.store.path}".encode("utf-8", "surrogateescape")
+    place = f"{platform.node()}:{config.store.where}".encode("utf-8", "surrogateescape")
     return f"1.1 spendfuse-{blake2b(place, digest_size=8).hexdigest()}"
 
 

@@ -31,3 +31,8 @@ def rate_line(limit: Limit, subject: str, override: int | None, tat_ns: int, now
         refill = limit.refill_of(amount)
         in_use = refill.burst - refill.available(tat_ns, now_ns)
     return balance_line(limit, subject, override, settled=in_use, reserved=0, resets_at_ms=None)
+
+
+def always_shown(each: tuple[str, ...]) -> set[str]:
+    """A limit over all calls has a line before its first call."""
+    return set() if each else {"[]"}

@@ -4,21 +4,30 @@ They are exact while `PRAGMA data_version` is unchanged, as only this connection
 makes every row stale, to be read again when it is next needed; a rollback drops everything.
 """
 
-import json
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
-from spendfuse.core.decisions import Balance, RateState
-from spendfuse.core.labels import FLEETING_LABELS, Labels
-from spendfuse.core.limits import Limit, Unit
-from spendfuse.core.quotes import Amounts
-from spendfuse.core.reservations import ReservationId
-from spendfuse.core.windows import Window
+from spendfuse.core.decisions import Refused
+from spendfuse.core.labels import Labels
+from spendfuse.core.reservations import Entry, ReservationId
 from spendfuse.ledger.applied import AppliedLimits, window_of
 from spendfuse.ledger.definitions import StoredLimit
+from spendfuse.ledger.rows import (
+    Attribution,
+    BalanceRow,
+    Lines,
+    OpenReservation,
+    RateRow,
+    attribution_of,
+    stored_attribution,
+)
 from spendfuse.ledger.sqlite_limits import limits_in_force, newest_hash, overrides
-from spendfuse.ledger.sqlite_subjects import Subjects
+from spendfuse.ledger.sqlite_overruns import note_overrun
+from spendfuse.ledger.sqlite_subjects import SqliteSubjects
 from spendfuse.ledger.statements import sql
+from spendfuse.ledger.store import Demand
 
 ROWS_MAX = 100_000
 """More rows or label sets than this are forgotten, all at once, and read again."""
@@ -33,105 +42,6 @@ _SELECT_LABEL_SET_ID = sql("sqlite", "select_label_set_id")
 _INSERT_LABEL_SET = sql("sqlite", "insert_label_set")
 _SELECT_REVISION = sql("sqlite", "select_revision")
 _SELECT_NEWEST_ID = sql("sqlite", "select_newest_id")
-
-
-@dataclass(slots=True, eq=False)
-class BalanceRow:
-    """One balance. `exists` is False until a reservation is first held on it, `is_stored` until that is written."""
-
-    limit_id: int
-    limit: Limit
-    unit: Unit
-    subject: str
-    window: Window
-    amount: int = 0
-    ceiling: int | None = None
-    settled: int = 0
-    reserved: int = 0
-    overrun: int = 0
-    exists: bool = False
-    is_stored: bool = False
-    seen_at: int = -1
-
-    def view(self) -> Balance:
-        """What the decision sees."""
-        return Balance(self.limit, self.subject, self.amount, self.settled, self.reserved, self.window.ends_at_ms)
-
-    def insert(self, connection: sqlite3.Connection) -> None:
-        """Write a balance for the first time."""
-        window = self.window
-        key = (self.limit_id, self.subject, window.number, window.starts_at_ms, window.ends_at_ms)
-        state = (self.amount, self.ceiling, self.settled, self.reserved, self.overrun)
-        connection.execute(_INSERT_BALANCE, (*key, *state))
-        self.is_stored = True
-
-    def end(self, *, settled: int, reserved: int) -> None:
-        """Move what a reservation's end moves; money spent beyond the ceiling raises it, as overrun."""
-        self.settled += settled
-        self.reserved += reserved
-        committed = self.settled + self.reserved
-        if self.ceiling is not None and committed > self.ceiling:
-            self.ceiling = committed
-            self.overrun += max(0, settled + reserved)
-
-
-@dataclass(slots=True, eq=False)
-class RateRow:
-    """One smoothly refilling rate."""
-
-    limit_id: int
-    limit: Limit
-    subject: str
-    amount: int = 0
-    tat_ns: int = 0
-    seen_at: int = -1
-
-    def view(self) -> RateState:
-        """What the decision sees."""
-        return RateState(self.limit, self.subject, self.amount, self.tat_ns)
-
-
-@dataclass(slots=True, eq=False)
-class Lines:
-    """The balances and rates that calls with equal labels touch, from one instant until another.
-
-    `is_known` once none of their subjects can be new any more.
-    """
-
-    balances: list[BalanceRow]
-    rates: list[RateRow]
-    from_ms: int
-    until_ms: int
-    seen_at: int = -1
-    is_known: bool = False
-
-    @property
-    def subjects(self) -> list[tuple[Limit, str]]:
-        """Limits and the subjects that they count the calls under."""
-        return [(row.limit, row.subject) for row in self.balances] + [(row.limit, row.subject) for row in self.rates]
-
-
-@dataclass(slots=True, eq=False)
-class Attribution:
-    """The labels of a call, in the parts in which they are stored, and the lines they lead to now."""
-
-    labels: Labels
-    stored: str
-    fleeting: str
-    label_set_id: int = 0
-    lines: Lines | None = None
-
-
-@dataclass(slots=True)
-class OpenReservation:
-    """An open reservation as stored."""
-
-    reservation_id: ReservationId
-    reserved_at_ms: int
-    cap: int
-    held: Amounts
-    label_set_id: int
-    fleeting: str
 
 
 @dataclass(slots=True)
@@ -158,7 +68,7 @@ class Books:
         self._interned: dict[tuple[int, str], Attribution] = {}
         self._label_set_ids: dict[str, int] = {}
         self._dirty = _Dirty()
-        self.subjects = Subjects(connection)
+        self._subjects = SqliteSubjects(connection)
         self.is_outdated = False
         self.open: dict[ReservationId, OpenReservation] = {}
         """Open reservations, though not all of them."""
@@ -198,7 +108,7 @@ class Books:
         self._data_version = self._limits_revision = -1
         self._dirty = _Dirty()
         self.open.clear()
-        self.subjects.forget()
+        self._subjects.forget()
         self._forget_rows()
 
     def stored_limit(self, name: str) -> StoredLimit | None:
@@ -210,7 +120,7 @@ class Books:
         key = frozenset(labels.items())
         found = self._attributions.get(key)
         if found is None:
-            found = self._attributions[key] = _attribution(labels)
+            found = self._attributions[key] = attribution_of(labels)
         return found
 
     def intern(self, attribution: Attribution) -> None:
@@ -231,11 +141,7 @@ class Books:
         found = self._interned.get((label_set_id, fleeting))
         if found is None:
             (text,) = self._connection.execute(_SELECT_LABEL_SET, (label_set_id,)).fetchone()
-            labels: dict[str, str] = json.loads(text)
-            if fleeting:
-                labels.update(json.loads(fleeting))
-            found = Attribution(labels, text, fleeting, label_set_id)
-            self._interned[label_set_id, fleeting] = found
+            found = self._interned[label_set_id, fleeting] = stored_attribution(label_set_id, text, fleeting)
         return found
 
     def lines(self, attribution: Attribution, at_ms: int) -> Lines:
@@ -252,6 +158,19 @@ class Books:
                 if rate.seen_at != self._seen_at:
                     self._read_rate(rate)
         return lines
+
+    def open_subjects(self, lines: Lines, demand: Demand, now_ms: int) -> Refused | None:
+        """See `BatchBooks`."""
+        key = demand.labels.get("key", "")
+        return self._subjects.open(lines.subjects, key=key, per_hour=demand.new_subjects_per_hour, now_ms=now_ms)
+
+    def note_overrun(self, target: str, entry: Entry, *, reserved_at_ms: int, now_ms: int) -> None:
+        """See `BatchBooks`."""
+        note_overrun(self._connection, target, entry, reserved_at_ms=reserved_at_ms, now_ms=now_ms)
+
+    def note_ids(self, opened: Sequence[tuple[object, ...]]) -> None:
+        """Reservations that were written."""
+        self.newest_id = max(self.newest_id, *[cast("int", row[0]) for row in opened])
 
     def touch_balance(self, row: BalanceRow) -> None:
         """A balance to be written."""
@@ -273,7 +192,7 @@ class Books:
             ]
             self._connection.executemany(_UPDATE_BALANCE, rows)
         for row in new:
-            row.insert(self._connection)
+            self._insert(row)
         if dirty.rates:
             rates = [(row.limit_id, row.subject, row.tat_ns) for row in dirty.rates]
             self._connection.executemany(_UPSERT_RATE, rates)
@@ -303,13 +222,18 @@ class Books:
         row.seen_at = self._seen_at
         key = (row.limit_id, row.subject, row.window.number)
         found = self._connection.execute(_SELECT_BALANCE, key).fetchone()
-        row.exists = row.is_stored = found is not None
-        if found is not None:
-            row.amount, row.ceiling, row.settled, row.reserved, row.overrun = found
+        if found is None:
+            row.reset(self._overrides.get((row.limit_id, row.subject), row.limit.amount))
             return
-        row.amount = self._overrides.get((row.limit_id, row.subject), row.limit.amount)
-        row.ceiling = row.amount if row.limit.is_enforced else None
-        row.settled = row.reserved = row.overrun = 0
+        row.exists = row.is_stored = True
+        row.amount, row.ceiling, row.settled, row.reserved, row.overrun = found
+
+    def _insert(self, row: BalanceRow) -> None:
+        window = row.window
+        key = (row.limit_id, row.subject, window.number, window.starts_at_ms, window.ends_at_ms)
+        state = (row.amount, row.ceiling, row.settled, row.reserved, row.overrun)
+        self._connection.execute(_INSERT_BALANCE, (*key, *state))
+        row.is_stored = True
 
     def _read_rate(self, row: RateRow) -> None:
         row.seen_at = self._seen_at
@@ -324,14 +248,3 @@ class Books:
         self._attributions.clear()
         self._interned.clear()
         self._label_set_ids.clear()
-
-
-def _attribution(labels: Labels) -> Attribution:
-    stored = {name: value for name, value in labels.items() if name not in FLEETING_LABELS}
-    if len(stored) == len(labels):
-        return Attribution(labels, _text(stored), "")
-    return Attribution(labels, _text(stored), _text({n: v for n, v in labels.items() if n in FLEETING_LABELS}))
-
-
-def _text(labels: Labels) -> str:
-    return json.dumps(labels, ensure_ascii=False, sort_keys=True, separators=(",", ":"))

@@ -7,21 +7,16 @@ subject is seen later in a limit's life starts at zero.
 
 import json
 import sqlite3
-from collections.abc import Iterator
-from dataclasses import dataclass
 
-from spendfuse.core.labels import FLEETING_LABELS, Labels
-from spendfuse.core.limits import Limit, Unit
-from spendfuse.core.money import AMOUNT_MAX, Nanos
-from spendfuse.core.quotes import Amounts
+from spendfuse.core.labels import FLEETING_LABELS
+from spendfuse.core.limits import Limit
+from spendfuse.core.money import AMOUNT_MAX
 from spendfuse.core.windows import Window
 from spendfuse.ledger.applied import AppliedLimits, window_of
 from spendfuse.ledger.definitions import StoredLimit, limit_from_text, limit_text
+from spendfuse.ledger.folding import Sum, fits_rollup, fold, sums
 from spendfuse.ledger.sqlite_subjects import note_subjects
 from spendfuse.ledger.statements import sql
-
-BUCKET_MS = 15 * 60_000
-"""Entries are added up by quarters of an hour: no time zone's midnight lies within one."""
 
 _SELECT_NEWEST_CONFIG = sql("sqlite", "select_newest_config")
 _INSERT_CONFIG = sql("sqlite", "insert_config")
@@ -131,15 +126,6 @@ def _open_balances(connection: sqlite3.Connection, limit: Limit, limit_id: int, 
         connection.execute(_INSERT_BALANCE, (*key, amount, ceiling, settled, reserved, 0))
 
 
-@dataclass(frozen=True, slots=True)
-class _Sum:
-    """What entries, or open reservations, with equal labels add up to."""
-
-    labels: Labels
-    requests: int
-    amounts: Amounts
-
-
 class Fold:
     """Adds up entries and open reservations by limit and subject, within one transaction."""
 
@@ -148,48 +134,21 @@ class Fold:
         self._label_sets: dict[int, dict[str, str]] = {
             number: json.loads(text) for number, text in connection.execute(_SELECT_LABEL_SETS)
         }
-        self._sums: dict[tuple[str, int, int], list[_Sum]] = {}
+        self._sums: dict[tuple[str, int, int], list[Sum]] = {}
 
     def of(self, limit: Limit, window: Window, *, use_rollup: bool = False) -> dict[str, tuple[int, int]]:
         """Settled and reserved of every subject that has an entry or an open reservation in the window."""
         until_ms = AMOUNT_MAX if window.ends_at_ms is None else window.ends_at_ms
-        settled, reserved = _FOLD_ENTRIES, _FOLD_RESERVATIONS
-        if use_rollup and _fits_rollup(limit, window):
-            settled = _FOLD_SPEND
-        totals: dict[str, list[int]] = {}
-        for column, statement in enumerate((settled, reserved)):
-            for one in self._sums_of(statement, window.starts_at_ms, until_ms):
-                if limit.covers(one.labels):
-                    total = totals.setdefault(limit.subject_of(one.labels), [0, 0])
-                    total[column] += _in_unit(limit.unit, one, is_open=column == 1)
-        return {subject: (total[0], total[1]) for subject, total in totals.items()}
+        entries = _FOLD_SPEND if use_rollup and fits_rollup(limit, window) else _FOLD_ENTRIES
+        return fold(
+            limit,
+            settled=self._sums_of(entries, window.starts_at_ms, until_ms),
+            reserved=self._sums_of(_FOLD_RESERVATIONS, window.starts_at_ms, until_ms),
+        )
 
-    def _sums_of(self, statement: str, from_ms: int, until_ms: int) -> list[_Sum]:
+    def _sums_of(self, statement: str, from_ms: int, until_ms: int) -> list[Sum]:
         key = (statement, from_ms, until_ms)
         if key not in self._sums:
-            self._sums[key] = list(self._read(statement, from_ms, until_ms))
+            rows = self._connection.execute(statement, {"from_ms": from_ms, "until_ms": until_ms})
+            self._sums[key] = list(sums(rows, self._label_sets))
         return self._sums[key]
-
-    def _read(self, statement: str, from_ms: int, until_ms: int) -> Iterator[_Sum]:
-        rows = self._connection.execute(statement, {"from_ms": from_ms, "until_ms": until_ms})
-        for label_set_id, fleeting, requests, _, cost, input_tokens, output_tokens, _ in rows:
-            labels = self._label_sets[label_set_id]
-            if fleeting:
-                labels = {**labels, **json.loads(fleeting)}
-            yield _Sum(labels, requests, Amounts(Nanos(cost), input_tokens, output_tokens))
-
-
-def _in_unit(unit: Unit, one: _Sum, *, is_open: bool) -> int:
-    match unit:
-        case Unit.REQUESTS:
-            return one.requests
-        case Unit.CONCURRENT:
-            return one.requests if is_open else 0
-        case Unit.USD | Unit.TOKENS | Unit.INPUT_TOKENS | Unit.OUTPUT_TOKENS:
-            return one.amounts.of(unit)
-
-
-def _fits_rollup(limit: Limit, window: Window) -> bool:
-    """Whether the rollup knows the window and the labels as exactly as the entries do."""
-    is_aligned = window.starts_at_ms % BUCKET_MS == 0 and (window.ends_at_ms or 0) % BUCKET_MS == 0
-    return is_aligned and FLEETING_LABELS.isdisjoint((*limit.each, *limit.match))

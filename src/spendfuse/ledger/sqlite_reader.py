@@ -9,14 +9,13 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from spendfuse.clock import Clock
-from spendfuse.core.labels import FLEETING_LABELS
-from spendfuse.core.money import AMOUNT_MAX
 from spendfuse.core.windows import NS_PER_MS, Window
 from spendfuse.ledger.applied import window_of
 from spendfuse.ledger.definitions import StoredLimit
-from spendfuse.ledger.lines import balance_line, rate_line
+from spendfuse.ledger.folding import SumRow, mismatches, spend_parts, spend_rows
+from spendfuse.ledger.lines import always_shown, balance_line, rate_line
 from spendfuse.ledger.sqlite_file import connect_reader, store_errors
-from spendfuse.ledger.sqlite_limits import BUCKET_MS, Fold, limits_in_force, overrides
+from spendfuse.ledger.sqlite_limits import Fold, limits_in_force, overrides
 from spendfuse.ledger.statements import sql
 from spendfuse.ledger.store import BalanceLine, KeyRecord, Mismatch, SpendRow, TargetOverrun, Topic
 
@@ -68,27 +67,23 @@ class SqliteReader:
                 limit_id, subject, number, starts_at_ms, ends_at_ms, _, settled, reserved = row
                 window = Window(number, starts_at_ms, ends_at_ms)
                 kept.setdefault((limit_id, window), {})[subject] = (settled, reserved)
-            mismatches: list[Mismatch] = []
+            found: list[Mismatch] = []
             for (limit_id, window), balances in kept.items():
                 limit = stored[limit_id].limit
-                mismatches += _compare(limit.name, window, balances, fold.of(limit, window))
-            return mismatches
+                found += mismatches(limit.name, window, balances, fold.of(limit, window))
+            return found
 
     def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> list[SpendRow]:
-        """See `Ledger.spend`. Whole buckets come from the rollup, what is cut off at either end from the entries."""
-        until = AMOUNT_MAX if until_ms is None else until_ms
-        from_bucket = -(-since_ms // BUCKET_MS) * BUCKET_MS
-        until_bucket = until if until_ms is None else until // BUCKET_MS * BUCKET_MS
+        """See `Ledger.spend`."""
         with self._snapshot():
-            if label in FLEETING_LABELS or from_bucket >= until_bucket:
-                parts = [(_FOLD_ENTRIES, since_ms, until)]
-            else:
-                parts = [
-                    (_FOLD_ENTRIES, since_ms, from_bucket),
-                    (_FOLD_SPEND, from_bucket, until_bucket),
-                    (_FOLD_ENTRIES, until_bucket, until),
-                ]
-            return self._spend(label, parts)
+            label_sets: dict[int, dict[str, str]] = {
+                number: json.loads(text) for number, text in self._connection.execute(_SELECT_LABEL_SETS)
+            }
+            rows: list[SumRow] = []
+            for part in spend_parts(label, since_ms=since_ms, until_ms=until_ms):
+                statement = _FOLD_SPEND if part.is_rollup else _FOLD_ENTRIES
+                rows += self._connection.execute(statement, {"from_ms": part.from_ms, "until_ms": part.until_ms})
+            return spend_rows(label, rows, label_sets)
 
     def keys(self) -> list[KeyRecord]:
         """See `Ledger.keys`."""
@@ -126,7 +121,7 @@ class SqliteReader:
         limit_id, limit = stored.limit_id, stored.limit
         if limit.is_rate:
             tats: dict[str, int] = dict(self._connection.execute(_SELECT_RATES, (limit_id, now_ns)))
-            for subject in sorted(tats.keys() | _always_shown(limit.each)):
+            for subject in sorted(tats.keys() | always_shown(limit.each)):
                 yield rate_line(limit, subject, amounts.get((limit_id, subject)), tats.get(subject, 0), now_ns)
             return
         window = window_of(limit, now_ns // NS_PER_MS)
@@ -134,47 +129,9 @@ class SqliteReader:
         balances: dict[str, tuple[int, int]] = {
             subject: (settled, reserved) for subject, _, settled, reserved, _ in rows
         }
-        for subject in sorted(balances.keys() | _always_shown(limit.each)):
+        for subject in sorted(balances.keys() | always_shown(limit.each)):
             settled, reserved = balances.get(subject, (0, 0))
             override = amounts.get((limit_id, subject))
             yield balance_line(
                 limit, subject, override, settled=settled, reserved=reserved, resets_at_ms=window.ends_at_ms
-            )
-
-    def _spend(self, label: str, parts: list[tuple[str, int, int]]) -> list[SpendRow]:
-        label_sets: dict[int, dict[str, str]] = {
-            number: json.loads(text) for number, text in self._connection.execute(_SELECT_LABEL_SETS)
-        }
-        sums: dict[str, list[int]] = {}
-        for statement, from_ms, until_ms in parts:
-            for row in self._connection.execute(statement, {"from_ms": from_ms, "until_ms": until_ms}):
-                label_set_id, fleeting, _, calls, cost, input_tokens, output_tokens, estimated_cost = row
-                labels = {**label_sets[label_set_id], **json.loads(fleeting)} if fleeting else label_sets[label_set_id]
-                total = sums.setdefault(labels.get(label, ""), [0] * 5)
-                for column, more in enumerate((calls, input_tokens, output_tokens, cost, estimated_cost)):
-                    total[column] += more
-        rows = [SpendRow(value, *total) for value, total in sums.items()]
-        return sorted(rows, key=lambda row: (-row.cost, row.value))
-
-
-def _always_shown(each: tuple[str, ...]) -> set[str]:
-    """A limit over all calls has a line before its first call."""
-    return set() if each else {"[]"}
-
-
-def _compare(
-    limit_name: str, window: Window, balances: dict[str, tuple[int, int]], folded: dict[str, tuple[int, int]]
-) -> Iterator[Mismatch]:
-    for subject in sorted(balances.keys() | folded.keys()):
-        settled, reserved = balances.get(subject, (0, 0))
-        by_entries, by_reservations = folded.get(subject, (0, 0))
-        if (settled, reserved) != (by_entries, by_reservations):
-            yield Mismatch(
-                limit_name=limit_name,
-                subject=subject,
-                window_starts_at_ms=window.starts_at_ms,
-                settled=settled,
-                settled_by_entries=by_entries,
-                reserved=reserved,
-                reserved_by_reservations=by_reservations,
             )

@@ -29,7 +29,7 @@ from spendfuse.ledger.operations import (
     Settle,
     Void,
 )
-from spendfuse.ledger.sqlite_batch import Batch
+from spendfuse.ledger.sqlite_batch import SqliteBatch
 from spendfuse.ledger.sqlite_books import Books
 from spendfuse.ledger.sqlite_file import (
     FileLock,
@@ -143,13 +143,13 @@ class SqliteWriter:
         now_ns = self._clock.now_ns()
         if self._books.refresh() and self.owner_id:
             self._keep_registered(now_ns // NS_PER_MS)
-        batch = Batch(self._connection, self._books, owner_id=self.owner_id, now_ns=now_ns)
+        batch = SqliteBatch(self._connection, self._books, owner_id=self.owner_id, now_ns=now_ns)
         batch.read([one.reservation_id for one in operations if isinstance(one, Settle | Reserve | Void | Extend)])
         outcomes = [self._execute(batch, one, now_ns // NS_PER_MS) for one in operations]
         batch.write()
         return outcomes
 
-    def _execute(self, batch: Batch, operation: Operation, now_ms: int) -> Outcome:
+    def _execute(self, batch: SqliteBatch, operation: Operation, now_ms: int) -> Outcome:
         match operation:
             case Reserve():
                 return batch.reserve(operation) if self.owner_id else _WITHOUT_LIMITS
@@ -174,7 +174,7 @@ class SqliteWriter:
             case _:
                 assert_never(operation)
 
-    def _expire_due(self, batch: Batch, now_ms: int) -> tuple[Entry, ...]:
+    def _expire_due(self, batch: SqliteBatch, now_ms: int) -> tuple[Entry, ...]:
         if self.owner_id and now_ms >= self._renew_at_ms:
             self._connection.execute(_RENEW_LEASE, (now_ms + LEASE_MS, self.owner_id)).fetchall()
             self._renew_at_ms = now_ms + LEASE_RENEWAL_MS
@@ -195,7 +195,7 @@ class SqliteWriter:
         ]
         self._connection.executemany(_UPSERT_REFUSAL, rows)
 
-    def _set_amount(self, batch: Batch, operation: SetAmount, now_ms: int) -> LedgerError | None:
+    def _set_amount(self, batch: SqliteBatch, operation: SetAmount, now_ms: int) -> LedgerError | None:
         stored = self._books.stored_limit(operation.limit_name)
         if stored is None:
             return LedgerError(f"no limit in force is named {operation.limit_name!r}")
@@ -256,7 +256,7 @@ class SqliteWriter:
             now_ns = self._clock.now_ns()
             self._books.refresh()
             self._connection.execute(_DELETE_OWNER, (self.owner_id,))
-            batch = Batch(self._connection, self._books, owner_id=self.owner_id, now_ns=now_ns)
+            batch = SqliteBatch(self._connection, self._books, owner_id=self.owner_id, now_ns=now_ns)
             batch.expire_due()
             batch.write()
 

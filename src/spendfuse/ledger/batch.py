@@ -1,0 +1,332 @@
+"""What the operations of one batch decide and change, whatever the database; engines read before and write after.
+
+Operations run in the order given, each seeing what the ones before it did. What they change is gathered in `Changes`
+and in the books, and an engine writes both, one statement for each table.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from spendfuse.core.decisions import Admitted, Refused, decide
+from spendfuse.core.errors import LedgerError, LimitsOutdated, ReservationEnded, ReservationUnknown
+from spendfuse.core.labels import Labels
+from spendfuse.core.money import Nanos
+from spendfuse.core.quotes import Amounts
+from spendfuse.core.reservations import Charge, Entry, EntryKind, ReservationId, reservation_text
+from spendfuse.core.windows import MS_PER_S, NS_PER_MS
+from spendfuse.ledger.endings import Ending, closed, expired, late, settled_by, voided
+from spendfuse.ledger.folding import BUCKET_MS
+from spendfuse.ledger.operations import Extend, Outcome, Reserve, Settle, Void
+from spendfuse.ledger.rows import Attribution, BalanceRow, EndedReservation, Lines, OpenReservation, RateRow
+from spendfuse.ledger.store import Demand
+
+
+@dataclass(slots=True)
+class Changes:
+    """Rows to be written, in the order of the columns of their tables."""
+
+    opened: list[tuple[object, ...]] = field(default_factory=list[tuple[object, ...]])
+    """Reservations: id, owner, reserved at, deadline, cap, cost, input, output tokens, label set, fleeting labels."""
+    extended: list[tuple[object, ...]] = field(default_factory=list[tuple[object, ...]])
+    """Reservations: cap, cost, input and output tokens, deadline, id."""
+    ended: list[tuple[int]] = field(default_factory=list[tuple[int]])
+    """Ids of reservations that are open no more."""
+    entries: list[tuple[object, ...]] = field(default_factory=list[tuple[object, ...]])
+    spend: dict[tuple[int, int], list[int]] = field(default_factory=dict[tuple[int, int], list[int]])
+    """What to add to the rollup, by bucket and label set."""
+
+
+class BatchBooks(Protocol):
+    """What a batch needs to know of the store, all of it as it stands under the lock."""
+
+    is_outdated: bool
+
+    def attribution_of(self, labels: Labels) -> Attribution:
+        """The labels of a demand; nothing is stored yet."""
+        ...
+
+    def attribution(self, label_set_id: int, fleeting: str) -> Attribution:
+        """The labels of a stored reservation or entry."""
+        ...
+
+    def intern(self, attribution: Attribution) -> None:
+        """Give the labels of an admitted call their number."""
+        ...
+
+    def lines(self, attribution: Attribution, at_ms: int) -> Lines:
+        """What a call made at this instant touches, as it stands now."""
+        ...
+
+    def open_subjects(self, lines: Lines, demand: Demand, now_ms: int) -> Refused | None:
+        """Count the new subjects that a call is about to open; or say why its key can't, and change nothing."""
+        ...
+
+    def note_overrun(self, target: str, entry: Entry, *, reserved_at_ms: int, now_ms: int) -> None:
+        """Multiply the later quotes of the target of an entry above its quote."""
+        ...
+
+    def touch_balance(self, row: BalanceRow) -> None:
+        """A balance to be written."""
+        ...
+
+    def touch_rate(self, row: RateRow) -> None:
+        """A rate to be written."""
+        ...
+
+
+class Batch:
+    """The reservations that the operations of a batch name, and what becomes of them.
+
+    `open_` holds every open one of them, and receives those that this batch opens.
+    """
+
+    def __init__(
+        self, books: BatchBooks, open_: dict[ReservationId, OpenReservation], *, owner_id: int, now_ns: int
+    ) -> None:
+        self._books = books
+        self._open = open_
+        self._owner_id = owner_id
+        self._now_ns = now_ns
+        self._now_ms = now_ns // NS_PER_MS
+        self._ended: dict[ReservationId, EndedReservation] = {}
+        self._changes = Changes()
+
+    def reserve(self, operation: Reserve) -> Outcome:
+        """See `Ledger.reserve`."""
+        demand, books = operation.demand, self._books
+        reservation_id = demand.reservation_id
+        known = self._open.get(reservation_id)
+        if known is not None:
+            return Admitted(known.cap, known.held)
+        if reservation_id in self._ended:
+            return ReservationEnded(f"reservation {reservation_text(reservation_id)} has ended")
+        if books.is_outdated:
+            return LimitsOutdated("another process applied newer limits to this store: reload the config")
+        attribution = books.attribution_of(demand.labels)
+        lines = books.lines(attribution, self._now_ms)
+        rates = [rate.view() for rate in lines.rates]
+        outcome = decide(
+            quote=demand.quote,
+            caps=demand.caps,
+            fit=demand.fit,
+            balances=[row.view() for row in lines.balances],
+            rates=rates,
+            now_ns=self._now_ns,
+        )
+        if isinstance(outcome, Admitted) and not lines.is_known:
+            refused = books.open_subjects(lines, demand, self._now_ms)
+            lines.is_known = refused is None
+            outcome = refused or outcome
+        if isinstance(outcome, Refused):
+            return outcome
+        books.intern(attribution)
+        held = outcome.held
+        for row in lines.balances:
+            row.reserved += held.of(row.unit)
+            row.exists = True
+            books.touch_balance(row)
+        for rate, state in zip(lines.rates, rates, strict=True):
+            rate.tat_ns = state.passed(self._now_ns)
+            books.touch_rate(rate)
+        self._hold(reservation_id, outcome, demand.deadline_s, attribution)
+        return outcome
+
+    def extend(self, operation: Extend) -> bool:
+        """See `Ledger.extend`."""
+        known = self._open.get(operation.reservation_id)
+        if known is None:
+            return False
+        if operation.cap > known.cap:
+            wider = _widest(known.held, operation.quote.at(operation.cap))
+            balances = self._books.lines(
+                self._books.attribution(known.label_set_id, known.fleeting), known.reserved_at_ms
+            ).balances
+            more = [(row, wider.of(row.unit) - known.held.of(row.unit)) for row in balances if row.exists]
+            if any(n > row.amount - row.settled - row.reserved for row, n in more if n and row.limit.is_enforced):
+                return False
+            for row, n in more:
+                row.reserved += n
+                self._books.touch_balance(row)
+            known.cap, known.held = operation.cap, wider
+        held = known.held
+        known.deadline_ms = self._deadline_ms(operation.deadline_s)
+        self._changes.extended.append(
+            (known.cap, held.cost, held.input_tokens, held.output_tokens, known.deadline_ms, known.reservation_id)
+        )
+        return True
+
+    def settle(self, operation: Settle) -> Outcome:
+        """See `Ledger.settle`."""
+        reservation_id, charge = operation.reservation_id, operation.charge
+        known = self._open.get(reservation_id)
+        if known is not None:
+            return self._close(known, closed(reservation_id, EntryKind.SETTLED, charge, known.held))
+        ended = self._ended.get(reservation_id)
+        if ended is None:
+            return _unknown(reservation_id)
+        if ended.late is not None:
+            return ended.late
+        if ended.closing.kind is EntryKind.SETTLED:
+            return ended.closing
+        return self._correct(ended, charge)
+
+    def void(self, operation: Void) -> Outcome:
+        """See `Ledger.void`."""
+        known = self._open.get(operation.reservation_id)
+        if known is not None:
+            return self._close(known, voided(operation.reservation_id, known.held))
+        ended = self._ended.get(operation.reservation_id)
+        return _unknown(operation.reservation_id) if ended is None else ended.closing
+
+    def expire(self, due: list[OpenReservation]) -> tuple[Entry, ...]:
+        """Charge these at their quotes."""
+        return tuple(self._close(one, expired(one.reservation_id, one.held)) for one in due)
+
+    def _take_changes(self) -> Changes:
+        """What has changed since the last call."""
+        changes, self._changes = self._changes, Changes()
+        return changes
+
+    def _hold(
+        self, reservation_id: ReservationId, admitted: Admitted, deadline_s: float, attribution: Attribution
+    ) -> None:
+        held, deadline_ms = admitted.held, self._deadline_ms(deadline_s)
+        label_set_id, fleeting = attribution.label_set_id, attribution.fleeting
+        self._open[reservation_id] = OpenReservation(
+            reservation_id, self._now_ms, deadline_ms, admitted.cap, held, label_set_id, fleeting
+        )
+        self._changes.opened.append(
+            (
+                reservation_id,
+                self._owner_id,
+                self._now_ms,
+                deadline_ms,
+                admitted.cap,
+                held.cost,
+                held.input_tokens,
+                held.output_tokens,
+                label_set_id,
+                fleeting,
+            )
+        )
+
+    def _close(self, known: OpenReservation, ending: Ending) -> Entry:
+        entry, held = ending.entry, known.held
+        del self._open[known.reservation_id]
+        self._ended[known.reservation_id] = ended = EndedReservation(
+            entry, known.reserved_at_ms, known.label_set_id, known.fleeting
+        )
+        self._changes.ended.append((known.reservation_id,))
+        attribution = self._books.attribution(known.label_set_id, known.fleeting)
+        for row in self._books.lines(attribution, known.reserved_at_ms).balances:
+            # A balance that nobody has opened yet will open at the fold, this entry included.
+            if row.exists:
+                row.end(settled=settled_by(row.unit, entry), reserved=-held.of(row.unit))
+                self._books.touch_balance(row)
+        self._record(ended, ending)
+        return entry
+
+    def _correct(self, ended: EndedReservation, charge: Charge) -> Entry:
+        ending = late(ended.closing, charge)
+        ended.late = ending.entry
+        attribution = self._books.attribution(ended.label_set_id, ended.fleeting)
+        for row in self._books.lines(attribution, ended.reserved_at_ms).balances:
+            if row.exists:
+                row.end(settled=settled_by(row.unit, ending.entry), reserved=0)
+                self._books.touch_balance(row)
+        self._record(ended, ending)
+        return ending.entry
+
+    def _record(self, ended: EndedReservation, ending: Ending) -> None:
+        """Write down an entry, and add it to the rollup of the time in which its call was made."""
+        entry, amounts = ending.entry, ending.entry.amounts
+        self._changes.entries.append(_entry_row(ended, ending, self._now_ms))
+        key = (ended.reserved_at_ms // BUCKET_MS * BUCKET_MS, ended.label_set_id)
+        more = (
+            int(entry.kind is not EntryKind.LATE),
+            ending.calls,
+            amounts.cost,
+            amounts.input_tokens,
+            amounts.output_tokens,
+            ending.estimated_cost,
+        )
+        sums = self._changes.spend.get(key)
+        self._changes.spend[key] = list(more) if sums is None else [a + b for a, b in zip(sums, more, strict=True)]
+        if entry.overrun_cost:
+            self._note_overrun(ended, entry)
+
+    def _note_overrun(self, ended: EndedReservation, entry: Entry) -> None:
+        target = self._books.attribution(ended.label_set_id, ended.fleeting).labels.get("target")
+        if target is not None:
+            self._books.note_overrun(target, entry, reserved_at_ms=ended.reserved_at_ms, now_ms=self._now_ms)
+
+    def _deadline_ms(self, deadline_s: float) -> int:
+        return self._now_ms + int(deadline_s * MS_PER_S)
+
+    def _remember(self, row: tuple[int, int, int, int, int, int, int, int, int, str]) -> OpenReservation:
+        """An open reservation as read: in the order of `Changes.opened`."""
+        number, _, reserved_at_ms, deadline_ms, cap, cost, input_tokens, output_tokens, label_set_id, fleeting = row
+        held = Amounts(Nanos(cost), input_tokens, output_tokens)
+        known = OpenReservation(ReservationId(number), reserved_at_ms, deadline_ms, cap, held, label_set_id, fleeting)
+        self._open[known.reservation_id] = known
+        return known
+
+    def _remember_entry(self, row: tuple[int, int, int, int, int, int, int, int, int, int, int, int, str]) -> None:
+        """An entry as read, the closing one before the late one."""
+        entry = Entry(
+            reservation_id=ReservationId(row[0]),
+            kind=EntryKind(row[1]),
+            amounts=Amounts(Nanos(row[2]), row[3], row[4]),
+            held=Amounts(Nanos(row[5]), row[6], row[7]),
+            estimated=bool(row[8]),
+            overrun_cost=Nanos(row[9]),
+        )
+        if entry.kind is EntryKind.LATE:
+            self._ended[entry.reservation_id].late = entry
+        else:
+            self._ended[entry.reservation_id] = EndedReservation(entry, row[10], row[11], row[12])
+
+
+def _entry_row(ended: EndedReservation, ending: Ending, now_ms: int) -> tuple[object, ...]:
+    """In the order of the columns of `entry`."""
+    entry, usage = ending.entry, ending.usage
+    amounts, held = entry.amounts, entry.held
+    return (
+        entry.reservation_id,
+        int(entry.kind is EntryKind.LATE),
+        int(entry.kind),
+        ended.reserved_at_ms,
+        now_ms,
+        ended.label_set_id,
+        ended.fleeting,
+        ending.calls,
+        amounts.cost,
+        amounts.input_tokens,
+        amounts.output_tokens,
+        held.cost,
+        held.input_tokens,
+        held.output_tokens,
+        int(entry.estimated),
+        ending.estimated_cost,
+        entry.overrun_cost,
+        usage.cache_read_tokens,
+        usage.cache_write_tokens,
+        usage.cache_write_long_tokens,
+        usage.input_audio_tokens,
+        usage.cache_read_audio_tokens,
+        usage.output_audio_tokens,
+        usage.reasoning_tokens,
+    )
+
+
+def _unknown(reservation_id: ReservationId) -> LedgerError:
+    return ReservationUnknown(f"no reservation has the id {reservation_text(reservation_id)}")
+
+
+def _widest(held: Amounts, wanted: Amounts) -> Amounts:
+    """A reservation is raised, never lowered, in any unit."""
+    return Amounts(
+        max(held.cost, wanted.cost),
+        max(held.input_tokens, wanted.input_tokens),
+        max(held.output_tokens, wanted.output_tokens),
+    )

@@ -1,0 +1,118 @@
+"""What reports, audits and the command line read from a PostgreSQL store, over a connection of their own.
+
+Every verb reads one consistent snapshot and takes no lock, so it neither waits for batches nor makes them wait. The
+connection is made when the first of them is asked for: a process that never reports has none.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+
+from spendfuse.clock import Clock
+from spendfuse.core.windows import NS_PER_MS, Window
+from spendfuse.ledger.applied import window_of
+from spendfuse.ledger.definitions import StoredLimit
+from spendfuse.ledger.folding import SumRow, mismatches, spend_parts, spend_rows
+from spendfuse.ledger.lines import always_shown, balance_line, rate_line
+from spendfuse.ledger.postgres_connection import PostgresConnection, unavailable
+from spendfuse.ledger.postgres_limits import Fold, label_sets, limits_in_force, overrides
+from spendfuse.ledger.statements import sql
+from spendfuse.ledger.store import BalanceLine, Mismatch, SpendRow
+
+_SELECT_CLOCK = sql("postgres", "select_clock")
+_SELECT_CURRENT_BALANCES = sql("postgres", "select_current_balances")
+_SELECT_BALANCES = sql("postgres", "select_balances")
+_SELECT_RATES = sql("postgres", "select_rates")
+_FOLD_ENTRIES = sql("postgres", "fold_entries")
+_FOLD_SPEND = sql("postgres", "fold_spend")
+
+
+class PostgresReader:
+    """Reads snapshots. `connect` makes the connection; `clock` stands in for the store's."""
+
+    def __init__(self, connect: Callable[[], Awaitable[PostgresConnection]], clock: Clock | None) -> None:
+        self._connect = connect
+        self._clock = clock
+        self._connection: PostgresConnection | None = None
+        self._turn = asyncio.Lock()
+
+    def close(self) -> None:
+        """Disconnect."""
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    async def balances(self, limit_name: str | None) -> list[BalanceLine]:
+        """See `Ledger.balances`."""
+        async with self._snapshot() as connection:
+            now_ns = await connection.only(_SELECT_CLOCK) if self._clock is None else self._clock.now_ns()
+            amounts = await overrides(connection)
+            lines: list[BalanceLine] = []
+            for stored in await limits_in_force(connection):
+                if limit_name is None or stored.limit.name == limit_name:
+                    lines += await _lines(connection, stored, amounts, now_ns)
+            return lines
+
+    async def audit(self) -> list[Mismatch]:
+        """See `Ledger.audit`. Folds the entries themselves, never the rollup."""
+        async with self._snapshot() as connection:
+            fold = Fold(connection)
+            stored = {one.limit_id: one for one in await limits_in_force(connection)}
+            kept: dict[tuple[int, Window], dict[str, tuple[int, int]]] = {}
+            for row in await connection.rows(_SELECT_BALANCES):
+                limit_id, subject, number, starts_at_ms, ends_at_ms, settled, reserved = row
+                window = Window(number, starts_at_ms, ends_at_ms)
+                kept.setdefault((limit_id, window), {})[subject] = (settled, reserved)
+            found: list[Mismatch] = []
+            for (limit_id, window), balances in kept.items():
+                limit = stored[limit_id].limit
+                found += mismatches(limit.name, window, balances, await fold.of(limit, window))
+            return found
+
+    async def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> list[SpendRow]:
+        """See `Ledger.spend`."""
+        async with self._snapshot() as connection:
+            rows: list[SumRow] = []
+            for part in spend_parts(label, since_ms=since_ms, until_ms=until_ms):
+                statement = _FOLD_SPEND if part.is_rollup else _FOLD_ENTRIES
+                rows += await connection.rows(statement, part.from_ms, part.until_ms)  # type: ignore[arg-type]
+            return spend_rows(label, rows, await label_sets(connection))
+
+    @contextlib.asynccontextmanager
+    async def _snapshot(self) -> AsyncGenerator[PostgresConnection]:
+        async with self._turn:
+            with unavailable():
+                if self._connection is None or self._connection.is_closed:
+                    self._connection = await self._connect()
+                connection = self._connection
+                try:
+                    await connection.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                    yield connection
+                    await connection.run("ROLLBACK")
+                except BaseException:
+                    # Cancelled, timed out or broken: the next one reads over a new connection.
+                    self.close()
+                    raise
+
+
+async def _lines(
+    connection: PostgresConnection, stored: StoredLimit, amounts: dict[tuple[int, str], int], now_ns: int
+) -> list[BalanceLine]:
+    limit_id, limit = stored.limit_id, stored.limit
+    if limit.is_rate:
+        tats: dict[str, int] = dict(await connection.rows(_SELECT_RATES, limit_id, now_ns))  # type: ignore[arg-type]
+        return [
+            rate_line(limit, subject, amounts.get((limit_id, subject)), tats.get(subject, 0), now_ns)
+            for subject in sorted(tats.keys() | always_shown(limit.each))
+        ]
+    window = window_of(limit, now_ns // NS_PER_MS)
+    rows = await connection.rows(_SELECT_CURRENT_BALANCES, limit_id, window.number)
+    balances: dict[str, tuple[int, int]] = {subject: (settled, reserved) for subject, settled, reserved in rows}
+    lines: list[BalanceLine] = []
+    for subject in sorted(balances.keys() | always_shown(limit.each)):
+        settled, reserved = balances.get(subject, (0, 0))
+        override = amounts.get((limit_id, subject))
+        lines.append(
+            balance_line(limit, subject, override, settled=settled, reserved=reserved, resets_at_ms=window.ends_at_ms)
+        )
+    return lines

@@ -1,0 +1,6 @@
+-- Invariants 8 and 9: what open reservations of a window hold, by labels.
+SELECT label_set_id, fleeting, count(*), 0::bigint, sum(cost)::bigint, sum(input_tokens)::bigint,
+    sum(output_tokens)::bigint, 0::bigint
+FROM reservation
+WHERE reserved_at_ms >= $1 AND reserved_at_ms < $2
+GROUP BY label_set_id, fleeting;

@@ -1,0 +1,2 @@
+-- Invariant 2: amounts that beat the config's.
+SELECT limit_id, subject, amount FROM override;

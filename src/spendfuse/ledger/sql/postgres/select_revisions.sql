@@ -1,0 +1,2 @@
+-- What processes read again once its number has grown.
+SELECT what, number FROM revision;
