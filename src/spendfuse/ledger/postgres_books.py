@@ -15,7 +15,7 @@ from spendfuse.core.labels import Labels, Subject
 from spendfuse.core.reservations import Entry, ReservationId
 from spendfuse.core.subjects import each_text, hour_of
 from spendfuse.core.windows import NS_PER_MS
-from spendfuse.ledger.applied import AppliedLimits, window_of
+from spendfuse.ledger.applied import AppliedLimits
 from spendfuse.ledger.definitions import StoredLimit
 from spendfuse.ledger.endings import raised_overrun
 from spendfuse.ledger.postgres_connection import PostgresConnection, StartAgain
@@ -27,6 +27,7 @@ from spendfuse.ledger.rows import (
     OpenReservation,
     RateRow,
     attribution_of,
+    lines_of,
     stored_attribution,
 )
 from spendfuse.ledger.statements import sql
@@ -337,25 +338,8 @@ class PostgresBooks:
         return [(one.target, one.percent, one.since_ms, is_new) for one, is_new in self.changed.overruns.values()]
 
     def _lines(self, labels: Labels, at_ms: int) -> Lines:
-        lines = Lines([], [], 0, 1 << 62)
-        for limit, subject in self._limits.matching(labels):
-            limit_id = self._stored[limit.identity].limit_id
-            if limit.is_rate:
-                rate = self._rates.get((limit_id, subject))
-                if rate is None:
-                    rate = self._rates[limit_id, subject] = RateRow(limit_id, limit, subject)
-                lines.rates.append(rate)
-                continue
-            window = window_of(limit, at_ms)
-            row = self._rows.get((limit_id, subject, window.number))
-            if row is None:
-                row = BalanceRow(limit_id, limit, limit.unit, subject, window)
-                self._rows[limit_id, subject, window.number] = row
-            lines.balances.append(row)
-            lines.from_ms = max(lines.from_ms, window.starts_at_ms)
-            if window.ends_at_ms is not None:
-                lines.until_ms = min(lines.until_ms, window.ends_at_ms)
-        return lines
+        matching = self._limits.matching(labels)
+        return lines_of(matching, at_ms, stored=self._stored, rows=self._rows, rates=self._rates)
 
 
 _BALANCE_COLUMNS = ("balance_ids", "amounts", "ceilings", "settled", "reserved", "overruns")

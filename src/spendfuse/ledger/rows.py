@@ -1,6 +1,7 @@
 """Rows of a store as an engine that runs batches remembers them: plain state, whatever the database."""
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from spendfuse.core.decisions import Balance, RateState
@@ -9,6 +10,8 @@ from spendfuse.core.limits import Limit, Unit
 from spendfuse.core.quotes import Amounts
 from spendfuse.core.reservations import Entry, ReservationId
 from spendfuse.core.windows import Window
+from spendfuse.ledger.applied import window_of
+from spendfuse.ledger.definitions import StoredLimit
 
 
 @dataclass(slots=True, eq=False)
@@ -124,6 +127,38 @@ class EndedReservation:
     label_set_id: int
     fleeting: str
     late: Entry | None = None
+
+
+def lines_of(
+    matching: Iterable[tuple[Limit, str]],
+    at_ms: int,
+    *,
+    stored: Mapping[str, StoredLimit],
+    rows: dict[tuple[int, str, int], BalanceRow],
+    rates: dict[tuple[int, str], RateRow],
+) -> Lines:
+    """The balances at an instant and the rates of some limits and their subjects; rows not yet remembered are added.
+
+    `stored` is by a limit's identity, `rows` by limit, subject and window.
+    """
+    lines = Lines([], [], 0, 1 << 62)
+    for limit, subject in matching:
+        limit_id = stored[limit.identity].limit_id
+        if limit.is_rate:
+            rate = rates.get((limit_id, subject))
+            if rate is None:
+                rate = rates[limit_id, subject] = RateRow(limit_id, limit, subject)
+            lines.rates.append(rate)
+            continue
+        window = window_of(limit, at_ms)
+        row = rows.get((limit_id, subject, window.number))
+        if row is None:
+            row = rows[limit_id, subject, window.number] = BalanceRow(limit_id, limit, limit.unit, subject, window)
+        lines.balances.append(row)
+        lines.from_ms = max(lines.from_ms, window.starts_at_ms)
+        if window.ends_at_ms is not None:
+            lines.until_ms = min(lines.until_ms, window.ends_at_ms)
+    return lines
 
 
 def attribution_of(labels: Labels) -> Attribution:

@@ -12,7 +12,7 @@ from typing import cast
 from spendfuse.core.decisions import Refused
 from spendfuse.core.labels import Labels
 from spendfuse.core.reservations import Entry, ReservationId
-from spendfuse.ledger.applied import AppliedLimits, window_of
+from spendfuse.ledger.applied import AppliedLimits
 from spendfuse.ledger.definitions import StoredLimit
 from spendfuse.ledger.rows import (
     Attribution,
@@ -21,6 +21,7 @@ from spendfuse.ledger.rows import (
     OpenReservation,
     RateRow,
     attribution_of,
+    lines_of,
     stored_attribution,
 )
 from spendfuse.ledger.sqlite_limits import limits_in_force, newest_hash, overrides
@@ -198,25 +199,8 @@ class Books:
             self._connection.executemany(_UPSERT_RATE, rates)
 
     def _lines(self, labels: Labels, at_ms: int) -> Lines:
-        lines = Lines([], [], 0, 1 << 62)
-        for limit, subject in self._limits.matching(labels):
-            limit_id = self._stored[limit.identity].limit_id
-            if limit.is_rate:
-                rate = self._rates.get((limit_id, subject))
-                if rate is None:
-                    rate = self._rates[limit_id, subject] = RateRow(limit_id, limit, subject)
-                lines.rates.append(rate)
-                continue
-            window = window_of(limit, at_ms)
-            row = self._rows.get((limit_id, subject, window.number))
-            if row is None:
-                row = BalanceRow(limit_id, limit, limit.unit, subject, window)
-                self._rows[limit_id, subject, window.number] = row
-            lines.balances.append(row)
-            lines.from_ms = max(lines.from_ms, window.starts_at_ms)
-            if window.ends_at_ms is not None:
-                lines.until_ms = min(lines.until_ms, window.ends_at_ms)
-        return lines
+        matching = self._limits.matching(labels)
+        return lines_of(matching, at_ms, stored=self._stored, rows=self._rows, rates=self._rates)
 
     def _read_balance(self, row: BalanceRow) -> None:
         row.seen_at = self._seen_at
