@@ -24,14 +24,15 @@ class ProcessTree:
 
     def cpu_s(self) -> float:
         """User and system time of all of them so far."""
-        return sum(_cpu_s(one) for one in self._processes())
+        return sum(cpu_s(one) for one in self._processes())
 
     def rss_mb(self) -> float:
         """Resident memory of all of them; what they share counts for each."""
         return sum(one.memory_info().rss for one in self._processes()) / 1e6
 
 
-def _cpu_s(process: psutil.Process) -> float:
+def cpu_s(process: psutil.Process) -> float:
+    """User and system time of one process so far."""
     if _IS_LINUX:
         # The clock of another process: in nanoseconds, where /proc counts in ticks of 10 ms.
         return time.clock_gettime(~process.pid << 3 | 2)

@@ -1,7 +1,7 @@
 """How figures are printed: one line each, the median of several runs with their spread."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 def title(text: str) -> None:
@@ -19,3 +19,20 @@ def row(what: str, runs: Sequence[float], unit: str, *, digits: int = 0, more: s
 def quantile(ascending: Sequence[float], share: float) -> float:
     """A quantile of sorted values."""
     return ascending[min(len(ascending) - 1, int(len(ascending) * share))]
+
+
+def spread(runs: Sequence[float], *, digits: int = 0) -> str:
+    """The median of several runs, with the least and the most of them; nothing for none."""
+    if not runs:
+        return ""
+    median, low, high = (f"{value:,.{digits}f}" for value in (statistics.median(runs), min(runs), max(runs)))
+    return f"{median} ({low}-{high})" if low != high else median
+
+
+def grid(rows: Sequence[Mapping[str, str]]) -> None:
+    """Print rows of figures under the names of their columns; a column may be missing from some of them."""
+    names = list(dict.fromkeys(name for one in rows for name in one))
+    cells = [names, *([one.get(name, "") for name in names] for one in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        print("  " + "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)), flush=True)
