@@ -1,14 +1,12 @@
 """Several gateways on one PostgreSQL: a limit is one limit, whoever of them serves, and nothing is lost with them."""
 
 import asyncio
-import contextlib
-from collections.abc import Generator
 from pathlib import Path
 
 import aiohttp
-import asyncpg
 import pytest
-from gateway import RunningGateway, config_text, running_gateway, wait_until
+from gateway import RunningGateway, config_text, wait_until
+from postgres_stores import fetch, gateways, new_database
 from ways import CHAT, MESSAGES
 
 from spendfuse.core.money import format_usd
@@ -27,41 +25,21 @@ FINISHED, IN_FLIGHT = 5, 20
 @pytest.fixture
 def store(postgres_dsn: str, tmp_path: Path) -> str:
     """A database of the test's own, by its URL."""
-    name = f"t{abs(hash(str(tmp_path)))}"
-    asyncio.run(_run(postgres_dsn, f"CREATE DATABASE {name}"))
-    return postgres_dsn.replace("/postgres?", f"/{name}?")
-
-
-async def _run(dsn: str, statement: str) -> list[asyncpg.Record]:
-    connection = await asyncpg.connect(dsn)
-    try:
-        return await connection.fetch(statement)
-    finally:
-        await connection.close()
+    return new_database(postgres_dsn, tmp_path)
 
 
 def committed_nanos(dsn: str) -> int:
     """What the ledger has charged and holds."""
-    query = (
-        "SELECT (SELECT coalesce(sum(cost), 0) FROM spendfuse.entry)"
-        " + (SELECT coalesce(sum(cost), 0) FROM spendfuse.reservation)"
-    )
-    return int(asyncio.run(_run(dsn, query))[0][0])
+    query = "SELECT (SELECT coalesce(sum(cost), 0) FROM entry) + (SELECT coalesce(sum(cost), 0) FROM reservation)"
+    return int(fetch(dsn, query)[0][0])
 
 
 def open_reservations(dsn: str) -> int:
-    return int(asyncio.run(_run(dsn, "SELECT count(*) FROM spendfuse.reservation"))[0][0])
+    return int(fetch(dsn, "SELECT count(*) FROM reservation")[0][0])
 
 
-@contextlib.contextmanager
-def gateways(
-    simulator: RunningSimulator, dsn: str, folder: Path, *, count: int = GATEWAYS
-) -> Generator[list[RunningGateway]]:
-    """Gateways of one config on one database; nothing else is changed in it but its store."""
-    limits = f"limits: {{company: {{usd: '{format_usd(LIMIT_NANOS)}', per: month}}}}"
-    config = config_text(simulator, limits=limits).replace("sqlite:///spendfuse.db", dsn)
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(running_gateway(config, folder / str(number))) for number in range(count)]
+def config_of(simulator: RunningSimulator) -> str:
+    return config_text(simulator, limits=f"limits: {{company: {{usd: '{format_usd(LIMIT_NANOS)}', per: month}}}}")
 
 
 async def _wave(running: list[RunningGateway], codes: dict[str, int], calls: int = CALLS_PER_WAVE) -> None:
@@ -86,7 +64,10 @@ def test_three_gateways_on_one_database_never_exceed_a_limit_and_use_nearly_all_
 ) -> None:
     codes: dict[str, int] = {}
     behaviour = Behaviour(latency_s=0.1, output_tokens=OUTPUT_TOKENS)
-    with running_simulator(behaviour) as simulator, gateways(simulator, store, tmp_path) as running:
+    with (
+        running_simulator(behaviour) as simulator,
+        gateways(config_of(simulator), store, tmp_path, count=GATEWAYS) as running,
+    ):
         for _ in range(4):
             asyncio.run(_wave(running, codes))
         billed = simulator.bill(wait_idle_s=5).nanos
@@ -102,14 +83,14 @@ def test_three_gateways_on_one_database_never_exceed_a_limit_and_use_nearly_all_
 
 def test_killed_gateways_have_charged_or_hold_at_least_the_bill_and_others_go_on(store: str, tmp_path: Path) -> None:
     with running_simulator(Behaviour(output_tokens=100)) as simulator:
-        with gateways(simulator, store, tmp_path, count=2) as running:
+        with gateways(config_of(simulator), store, tmp_path, count=2) as running:
             asyncio.run(_wave(running, {}, FINISHED))
             simulator.set_behaviour(Behaviour(output_tokens=100, latency_s=20))
             asyncio.run(_kill_with_calls_in_flight(running, simulator))
         billed = simulator.bill(wait_idle_s=5).nanos
         assert billed <= committed_nanos(store) <= LIMIT_NANOS
         simulator.set_behaviour(Behaviour(output_tokens=10))
-        with gateways(simulator, store, tmp_path / "again", count=1) as running:
+        with gateways(config_of(simulator), store, tmp_path / "again", count=1) as running:
             assert running[0].run("audit").stdout.startswith("clean")
             asyncio.run(_wave(running, {}))
             assert simulator.bill(wait_idle_s=5).nanos <= committed_nanos(store) <= LIMIT_NANOS
