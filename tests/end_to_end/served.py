@@ -15,7 +15,6 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from urllib.parse import parse_qs
 import psutil
 
 from spendfuse.server.protocol import ServerLimits
-from spendfuse.server.run import ASGIApp, Message, StartFailed
+from spendfuse.server.run import AppFactory, Message, StartFailed
 from spendfuse.server.supervisor import serve
 
 Receive = Callable[[], Awaitable[Message]]
@@ -45,6 +44,9 @@ class App:
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         query = {name: values[0] for name, values in parse_qs(scope["query_string"].decode()).items()}
         await getattr(self, scope["path"].strip("/"))(scope, receive, send, query)
+
+    async def reload(self, document: str) -> None:
+        """Nothing of it depends on a document."""
 
     async def echo(self, scope: Message, receive: Receive, send: Send, query: dict[str, str]) -> None:
         body = await read_body(receive)
@@ -128,43 +130,43 @@ def say(event: str, **facts: object) -> None:
 
 
 @contextlib.asynccontextmanager
-async def opens() -> AsyncGenerator[ASGIApp]:
+async def opens(document: str) -> AsyncGenerator[App]:
     say("opened", pid=os.getpid())
     yield App()
     say("closed", pid=os.getpid())
 
 
 @contextlib.asynccontextmanager
-async def fails() -> AsyncGenerator[ASGIApp]:
+async def fails(document: str) -> AsyncGenerator[App]:
     raise ValueError("no such store")
     yield App()
 
 
 @contextlib.asynccontextmanager
-async def hangs() -> AsyncGenerator[ASGIApp]:
+async def hangs(document: str) -> AsyncGenerator[App]:
     say("opening", pid=os.getpid())
     await asyncio.Event().wait()
     yield App()
 
 
-def fails_while_present(path: Path) -> Callable[[], AbstractAsyncContextManager[ASGIApp]]:
+def fails_while_present(path: Path) -> AppFactory:
     @contextlib.asynccontextmanager
-    async def factory() -> AsyncGenerator[ASGIApp]:
+    async def factory(document: str) -> AsyncGenerator[App]:
         if path.exists():
             raise ValueError(f"{path.name} is in the way")
-        async with opens() as app:
+        async with opens(document) as app:
             yield app
 
     return factory
 
 
-def opens_once(path: Path) -> Callable[[], AbstractAsyncContextManager[ASGIApp]]:
+def opens_once(path: Path) -> AppFactory:
     """The first process opens, every later one fails."""
 
     @contextlib.asynccontextmanager
-    async def factory() -> AsyncGenerator[ASGIApp]:
+    async def factory(document: str) -> AsyncGenerator[App]:
         path.touch(exist_ok=False)
-        async with opens() as app:
+        async with opens(document) as app:
             yield app
 
     return factory
@@ -184,6 +186,8 @@ def main() -> None:
     try:
         serve(
             factory if options.path is None else factory(options.path),
+            document="",
+            read_document=lambda document: document,
             host=options.host,
             port=options.port,
             workers=options.workers,

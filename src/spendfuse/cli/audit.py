@@ -9,9 +9,9 @@ from spendfuse.cli.factories import Factories
 from spendfuse.cli.options import ConfigPath, OutputFormat, with_ledger
 from spendfuse.cli.output import Column, Format, fail, say, say_rows
 from spendfuse.cli.texts import counted, iso_time
-from spendfuse.ledger.store import Mismatch
+from spendfuse.ledger.store import BalanceMismatch, Mismatch
 
-_COLUMNS: tuple[Column[Mismatch], ...] = (
+_COLUMNS: tuple[Column[BalanceMismatch], ...] = (
     Column("limit", "LIMIT", lambda one: one.limit_name, lambda one: one.limit_name),
     Column("subject", "SUBJECT", lambda one: one.subject, lambda one: one.subject),
     Column(
@@ -49,7 +49,8 @@ def say_audit(mismatches: Sequence[Mismatch], output: Format = Format.TABLE) -> 
     if not mismatches and output is Format.TABLE:
         say("clean: every balance equals the fold of its entries and open reservations")
         return
-    say_rows(_COLUMNS, mismatches, output, empty="")
+    balances = [one for one in mismatches if isinstance(one, BalanceMismatch)]
+    say_rows(_COLUMNS, balances, output, empty="")
     if mismatches:
         fail(f"{counted(len(mismatches), 'balance')} not equal to the fold of entries; amounts are in the limit's unit")
 

@@ -1,13 +1,24 @@
 """What the commands are given, so that none of them names a concrete engine."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from spendfuse.config import Config
 from spendfuse.ledger.store import Ledger
-from spendfuse.server.run import ASGIApp
+from spendfuse.server.run import ASGIApp, Message, Receive, Send
+
+
+@runtime_checkable
+class GatewayApp(Protocol):
+    """The ASGI app of a whole gateway, whose config can be changed while it serves."""
+
+    def __call__(self, scope: Message, receive: Receive, send: Send, /) -> Awaitable[None]: ...
+
+    async def reload(self, config: Config, /) -> None:
+        """As `ServedApp.reload`, of a config with the same store."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +29,7 @@ class Factories:
     """The store as commands use it: it applies no limits."""
     migrate_store: Callable[[Config], Coroutine[Any, Any, list[str]]]
     """Brings the config's store up to this version; the names of what was applied."""
-    open_app: Callable[[Config], AbstractAsyncContextManager[ASGIApp]]
+    open_app: Callable[[Config], AbstractAsyncContextManager[GatewayApp | ASGIApp]]
     """The whole gateway, opened in the event loop of the process that serves it."""
     warnings: Callable[[Config, int], list[str]]
     """What is worth a warning, beyond the config's own warnings, when so many processes serve."""

@@ -1,41 +1,77 @@
 """`spendfuse serve`: the gateway, in this process or as a parent with worker processes."""
 
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
 from spendfuse import __version__
 from spendfuse.cli.check import limit_words
-from spendfuse.cli.configs import load_config
-from spendfuse.cli.factories import Factories
+from spendfuse.cli.configs import ServedConfig
+from spendfuse.cli.factories import Factories, GatewayApp
 from spendfuse.cli.first_key import ClientKeys, base_url_of, ensure_key, say_first_key, say_how_to_use
 from spendfuse.cli.logs import LogLevel, configure_logs
 from spendfuse.cli.options import DEFAULT_CONFIG, AcceptUnenforced, ConfigPath, with_ledger
 from spendfuse.cli.output import note
 from spendfuse.cli.texts import counted
 from spendfuse.config import Config
+from spendfuse.core.errors import SpendfuseError
+from spendfuse.server.run import ASGIApp, Message, Receive, Send
 
 NAMES_SHOWN_MAX = 8
 
 
+@dataclass(frozen=True, slots=True)
+class _AppByDocuments:
+    """The gateway's app as the server has it, which carries documents and knows no configs."""
+
+    app: GatewayApp | ASGIApp
+    served: ServedConfig
+
+    def __call__(self, scope: Message, receive: Receive, send: Send, /) -> Awaitable[None]:
+        return self.app(scope, receive, send)
+
+    async def reload(self, document: str, /) -> None:
+        # In a thread: parsing a long config would hold up every call.
+        config = await asyncio.to_thread(self.served.config_of, document)
+        if not isinstance(self.app, GatewayApp):
+            raise SpendfuseError("this app takes its config at the start only")
+        await self.app.reload(config)
+
+
 def serve_gateway(
     factories: Factories,
-    config: Config,
+    config: ServedConfig,
     *,
     host: str,
     port: int,
     workers: int = 1,
     on_started: Callable[[str, int], None],
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain and return.
+    """Serve until SIGTERM or SIGINT, then drain and return. SIGHUP reads the config anew.
 
     Raises:
         StartFailed: it never came to accept calls.
     """
     from spendfuse.server.supervisor import serve
 
-    serve(lambda: factories.open_app(config), host=host, port=port, workers=workers, on_started=on_started)
+    @asynccontextmanager
+    async def open_app(document: str) -> AsyncGenerator[_AppByDocuments]:
+        async with factories.open_app(config.config_of(document)) as app:
+            yield _AppByDocuments(app, config)
+
+    serve(
+        open_app,
+        document=config.document,
+        read_document=config.reread,
+        host=host,
+        port=port,
+        workers=workers,
+        on_started=on_started,
+    )
 
 
 def _start_line(config: Config, base_url: str) -> str:
@@ -61,11 +97,13 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
     ) -> None:
         """Serve the gateway.
 
-        Ends on SIGTERM or Ctrl-C, when calls in flight have ended; a second signal cuts them. Without any config it
-        serves the providers whose API keys are in the environment, and shows a client key at the first start.
+        Ends on SIGTERM or Ctrl-C, when calls in flight have ended; a second signal cuts them. SIGHUP reads the config
+        file anew; one that can't be used is refused, and the former stays. Without any config it serves the providers
+        whose API keys are in the environment, and shows a client key at the first start.
         """
         configure_logs(log_level)
-        loaded = load_config(config, accept_unenforced=accept_unenforced)
+        served = ServedConfig(config, accept_unenforced=accept_unenforced)
+        loaded = served.config
         # Also shows that the store can be opened, before anything listens.
         keys = with_ledger(factories, loaded, lambda ledger: ensure_key(ledger, loaded))
         if keys.made:
@@ -78,7 +116,7 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
                 say_how_to_use(keys.made, base_url_of(actual_host, actual_port, for_clients=True))
             _warn(loaded, keys, factories.warnings(loaded, workers))
 
-        serve_gateway(factories, loaded, host=host, port=port, workers=workers, on_started=on_started)
+        serve_gateway(factories, served, host=host, port=port, workers=workers, on_started=on_started)
 
 
 def _say_zero_config(config: Config) -> None:

@@ -4,7 +4,7 @@ Failure policy: closed. A config is used whole or not at all; `ConfigInvalid` li
 path.
 """
 
-from spendfuse.config.loading import load, parse, read_tree
+from spendfuse.config.loading import load, parse, read_text, read_tree
 from spendfuse.config.schema import json_schema
 from spendfuse.config.secret import CLIENT_KEY_PREFIX, Secret
 from spendfuse.config.values import (
@@ -40,5 +40,6 @@ __all__ = [
     "json_schema",
     "load",
     "parse",
+    "read_text",
     "read_tree",
 ]

@@ -28,13 +28,21 @@ def load(path: str | pathlib.Path, *, environ: Mapping[str, str] = os.environ) -
         ConfigInvalid: the file can't be read, or as `parse`.
     """
     file = pathlib.Path(path)
+    return parse(read_text(file), source=str(path), folder=file.parent, environ=environ)
+
+
+def read_text(path: pathlib.Path) -> str:
+    """The text of a config file.
+
+    Raises:
+        ConfigInvalid: it can't be read, or is none.
+    """
     try:
-        text = file.read_bytes().decode()
+        return path.read_bytes().decode()
     except OSError as exc:
         raise ConfigInvalid(f"{path}: cannot be read: {exc.strerror}") from None
     except UnicodeDecodeError as exc:
         raise ConfigInvalid(f"{path}: is not UTF-8: byte {exc.start}") from None
-    return parse(text, source=str(path), folder=file.parent, environ=environ)
 
 
 def parse(

@@ -27,5 +27,7 @@ _Dumper.add_representer(str, _Dumper.number_or_text)
 
 def to_yaml(tree: Mapping[str, object]) -> str:
     """The tree as YAML, in its own order."""
-    dumped = yaml.dump(dict(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_LINE)
+    dumped = yaml.dump(  # pyright: ignore[reportUnknownMemberType]
+        dict(tree), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=_LINE
+    )
     return str(dumped)

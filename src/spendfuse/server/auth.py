@@ -39,12 +39,19 @@ class Keyring:
         self._configured = configured
         self._ledger = ledger
         self._new_subjects_per_hour = new_subjects_per_hour
+        self._stored: Sequence[KeyRecord] = ()
         self._callers: dict[bytes, tuple[bytes, Caller]] = {}
         self._loaded_at_s = -math.inf
-        self._admit(())
+        self._admit()
 
-    def _admit(self, stored: Sequence[KeyRecord]) -> None:
-        live = [(key, self._new_subjects_per_hour) for key in stored if key.revoked_at_ms is None]
+    def configure(self, configured: Sequence[ConfiguredKey], *, new_subjects_per_hour: int) -> None:
+        """Take the keys of another config in place of the last one's; the store's stay."""
+        self._configured = configured
+        self._new_subjects_per_hour = new_subjects_per_hour
+        self._admit()
+
+    def _admit(self) -> None:
+        live = [(key, self._new_subjects_per_hour) for key in self._stored if key.revoked_at_ms is None]
         configured = [(key, key.new_subjects_per_hour) for key in self._configured]
         self._callers = {key.digest[:8]: (key.digest, _caller_of(key, per_hour)) for key, per_hour in live + configured}
 
@@ -80,7 +87,8 @@ class Keyring:
 
     async def load(self) -> None:
         """Read the store's keys; a `Follower` repeats it."""
-        self._admit(await self._ledger.keys())
+        self._stored = await self._ledger.keys()
+        self._admit()
 
 
 def _caller_of(key: KeyRecord | ConfiguredKey, new_subjects_per_hour: int) -> Caller:

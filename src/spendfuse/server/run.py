@@ -10,10 +10,11 @@ import functools
 import gc
 import logging
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
-from contextlib import AbstractAsyncContextManager
-from typing import Any, cast
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, MutableMapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Protocol, cast
 
+import uvloop
 from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
 from uvicorn.server import ServerState
@@ -24,9 +25,32 @@ from spendfuse.server.protocol import HardenedProtocol, ServerLimits
 logger = logging.getLogger("spendfuse.server")
 
 Message = MutableMapping[str, Any]
-ASGIApp = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
-AppFactory = Callable[[], AbstractAsyncContextManager[ASGIApp]]
-"""Opens the app inside the event loop of the process that serves it, and closes it after the drain."""
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Message, Receive, Send], Awaitable[None]]
+
+
+class ServedApp(Protocol):
+    """An ASGI app whose config can be changed while it serves."""
+
+    def __call__(self, scope: Message, receive: Receive, send: Send, /) -> Awaitable[None]: ...
+
+    async def reload(self, document: str, /) -> None:
+        """Serve the config of this document from now on. Calls in flight keep what they began with.
+
+        Swaps the whole config or, when it raises or is cancelled, nothing. Never called twice at a time.
+
+        Raises:
+            SpendfuseError: it can't be served; the message says why.
+        """
+        ...
+
+
+AppFactory = Callable[[str], AbstractAsyncContextManager[ServedApp]]
+"""Opens the app with the config of a document, inside the event loop of the process that serves it, and closes it after
+the drain."""
+Beside = Callable[[ServedApp], Coroutine[Any, Any, None]]
+"""What runs beside an app for as long as that is open, and is then cancelled."""
 
 _ACCEPT_QUEUE = 2048
 _DRAIN_CHECK_S = 0.02
@@ -61,7 +85,7 @@ class StopSwitch:
         else:
             self.stop()
 
-    async def open(self, context: AbstractAsyncContextManager[ASGIApp]) -> ASGIApp:
+    async def open(self, context: AbstractAsyncContextManager[ServedApp]) -> ServedApp:
         """Enter the context; a stop in the meantime cancels that and raises TimeoutError."""
         if self.stopped.is_set():
             raise TimeoutError
@@ -115,13 +139,21 @@ def _bind(family: int, address: tuple[Any, ...]) -> socket.socket:
     return sock
 
 
+def run_loop(serving: Coroutine[Any, Any, None]) -> None:
+    """Run this to its end in an event loop of its own."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serving)
+
+
 async def run_app(
     factory: AppFactory,
     sockets: list[socket.socket],
     *,
+    document: str,
     limits: ServerLimits,
     switch: StopSwitch,
     on_accepting: Callable[[], None],
+    beside: Beside,
 ) -> None:
     """Open the app, serve it on the sockets until the switch stops it, drain, close it. Closes the sockets.
 
@@ -129,7 +161,7 @@ async def run_app(
         StartFailed: the factory failed.
     """
     try:
-        context = factory()
+        context = factory(document)
         app = await switch.open(context)
     except Exception as exc:
         if switch.stopped.is_set():
@@ -139,9 +171,22 @@ async def run_app(
         if switch.stopped.is_set():
             _close(sockets)
     try:
-        await _accept(app, sockets, limits=limits, switch=switch, on_accepting=on_accepting)
+        async with _running(beside(app)):
+            await _accept(app, sockets, limits=limits, switch=switch, on_accepting=on_accepting)
     finally:
         await _close_app(context, limits.close_s)
+
+
+@asynccontextmanager
+async def _running(background: Coroutine[Any, Any, None]) -> AsyncGenerator[None]:
+    task = asyncio.create_task(background)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("background_failed", exc_info=error)
 
 
 def _start_failed(error: Exception) -> StartFailed:
@@ -157,7 +202,7 @@ def _close(sockets: list[socket.socket]) -> None:
 
 
 async def _accept(
-    app: ASGIApp,
+    app: ServedApp,
     sockets: list[socket.socket],
     *,
     limits: ServerLimits,
@@ -184,7 +229,7 @@ def _tune_gc() -> None:
     gc.set_threshold(_GC_ALLOCATIONS, 20, 50)
 
 
-def _protocol_config(app: ASGIApp) -> Config:
+def _protocol_config(app: ServedApp) -> Config:
     return Config(
         cast("ASGI3Application", app),
         interface="asgi3",
@@ -218,7 +263,7 @@ async def _drain(state: ServerState, limits: ServerLimits, switch: StopSwitch) -
         connection.transport.abort()
 
 
-async def _close_app(context: AbstractAsyncContextManager[ASGIApp], close_s: float) -> None:
+async def _close_app(context: AbstractAsyncContextManager[ServedApp], close_s: float) -> None:
     try:
         async with asyncio.timeout(close_s):
             await context.__aexit__(None, None, None)

@@ -4,68 +4,66 @@ Workers are forked, not spawned. The parent has no event loop and no threads, so
 in milliseconds, shares the pages of what the parent has imported, and the app factory may be any closure. Each worker
 opens its own app after the fork, so no lock, socket or connection of an app is ever shared.
 
-Parent and worker share a socket pair. The worker says on it that it accepts, or why it could not start; the parent
-tells it to stop or to cut. Its end of file tells either side that the other is gone, whatever killed it. The parent
-stops its workers this way rather than by signal, because a terminal or a process manager signals the whole group and
-a worker could not tell the second request to end from the first.
+Parent and worker share a `channel`. The worker says on it that it accepts, or why it could not start; the parent tells
+it to stop or to cut, and gives it the newest document to follow. The parent stops its workers this way rather than by
+signal, because a terminal or a process manager signals the whole group and a worker could not tell the second request
+to end from the first.
+
+A reload belongs to the parent alone: it reads and validates the new document once, keeps it for workers yet to be
+forked, and gives it to those that accept, one at a time to each, so that the last of many is the one that stays.
 
 Failure policy: a worker that ends without having accepted, before all have once accepted, ends the command with its
-reason; it would fail again. Any other death is followed by a restart, with growing pauses, for as long as it takes.
+reason; it would fail again. Any other death is followed by a restart, with growing pauses, for as long as it takes. A
+worker that can't follow a reload drains, and one that does not answer to it is killed; either way another takes its
+place with the new document at once, so that no two configs are served for long.
 """
 
 import asyncio
-import contextlib
 import functools
 import logging
 import math
-import multiprocessing
 import resource
 import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable, Coroutine, Generator
-from dataclasses import dataclass, field
-from multiprocessing.context import ForkProcess
-from types import FrameType
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import uvloop
-
+from spendfuse.server.channel import Frame, Word
+from spendfuse.server.forking import SIGNALS, STOP_SIGNALS, Worker, fork_worker
 from spendfuse.server.protocol import ServerLimits
-from spendfuse.server.run import AppFactory, StartFailed, StopSwitch, listen, run_app
+from spendfuse.server.reloading import OwnReloads, ReadDocument, log_ignored, log_reloaded, read_anew
+from spendfuse.server.run import AppFactory, StartFailed, StopSwitch, listen, run_app, run_loop
+from spendfuse.server.signals import CaughtSignals, caught_signals
+from spendfuse.server.worker import serve_as_worker
 
 logger = logging.getLogger("spendfuse.server")
 
-_READY = b"R"
-_FAILED = b"F"
-_STOP = b"S"
-_CUT = b"C"
-
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_SIGNALS = (*_STOP_SIGNALS, signal.SIGHUP)
 _OPEN_FILES_WANTED = 65_536
-_REASON_BYTES_MAX = 8_192
 _PAUSE_MIN_S = 0.1
 _PAUSE_MAX_S = 30.0
 _LIVED_WELL_S = 60.0
+_RELOAD_S = 5.0
 
 
 def serve(
     factory: AppFactory,
     *,
+    document: str,
+    read_document: ReadDocument,
     host: str = "127.0.0.1",
     port: int,
     workers: int = 1,
     limits: ServerLimits | None = None,
     on_started: Callable[[str, int], None] | None = None,
-    on_reload: Callable[[], None] | None = None,
+    reload_s: float = _RELOAD_S,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and return; a second signal cuts what is left.
 
     Runs in the main thread. With several workers no other thread may have been started before. `on_started` gets host
-    and actual port once connections are accepted; `on_reload` is what SIGHUP calls (without it: logged, ignored). Both
-    run in this process.
+    and actual port once connections are accepted. Each app opens with the document; at SIGHUP `read_document` makes the
+    next one of it, which every app takes within `reload_s`. Both run in this process.
 
     Raises:
         StartFailed: it never came to accept calls; the message says why.
@@ -75,19 +73,26 @@ def serve(
     sockets = listen(host, port)
     actual_port: int = sockets[0].getsockname()[1]
     started = functools.partial(on_started or _log_started, host, actual_port)
-    reload = on_reload or _log_reload_ignored
+    served = _Served(factory, sockets, limits, read_document, reload_s)
     if workers == 1:
-        _run(_serve_here(factory, sockets, limits=limits, on_accepting=started, on_reload=reload))
+        run_loop(_serve_here(served, document, on_accepting=started))
     else:
-        Supervisor(factory, sockets, workers=workers, limits=limits, on_accepting=started, on_reload=reload).run()
+        Supervisor(served, document, workers=workers, on_accepting=started).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """What is served, and how, in every process of a server."""
+
+    factory: AppFactory
+    sockets: list[socket.socket]
+    limits: ServerLimits
+    read_document: ReadDocument
+    reload_s: float
 
 
 def _log_started(host: str, port: int) -> None:
     logger.info("server_started host=%s port=%d", host, port)
-
-
-def _log_reload_ignored() -> None:
-    logger.warning("reload_ignored signal=SIGHUP")
 
 
 def _raise_open_files_limit() -> None:
@@ -102,114 +107,46 @@ def _raise_open_files_limit() -> None:
         logger.warning("open_files_limit_kept soft=%d wanted=%d reason=%s", soft, wanted, exc)
 
 
-def _run(serving: Coroutine[Any, Any, None]) -> None:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serving)
-
-
-async def _serve_here(
-    factory: AppFactory,
-    sockets: list[socket.socket],
-    *,
-    limits: ServerLimits,
-    on_accepting: Callable[[], None],
-    on_reload: Callable[[], None],
-) -> None:
+async def _serve_here(served: _Served, document: str, *, on_accepting: Callable[[], None]) -> None:
     switch = StopSwitch()
+    reloads = OwnReloads(served.read_document, document, switch=switch, within_s=served.reload_s)
     loop = asyncio.get_running_loop()
-    for number in _STOP_SIGNALS:
+    for number in STOP_SIGNALS:
         loop.add_signal_handler(number, switch.press)
-    loop.add_signal_handler(signal.SIGHUP, on_reload)
-    await run_app(factory, sockets, limits=limits, switch=switch, on_accepting=on_accepting)
-
-
-# In a worker process
-
-
-async def _serve_as_worker(
-    factory: AppFactory, sockets: list[socket.socket], channel: socket.socket, *, limits: ServerLimits
-) -> None:
-    switch = StopSwitch()
-    loop = asyncio.get_running_loop()
-    # One worker may be asked to end by itself; unlike the parent's, its second signal means no more than the first.
-    loop.add_signal_handler(signal.SIGTERM, switch.stop)
-    loop.add_reader(channel, _obey, channel, switch)
-    try:
-        await run_app(
-            factory, sockets, limits=limits, switch=switch, on_accepting=functools.partial(_tell, channel, _READY)
-        )
-    except StartFailed as exc:
-        _tell(channel, _FAILED + str(exc).encode()[:_REASON_BYTES_MAX])
-        raise SystemExit(1) from None
-    finally:
-        loop.remove_reader(channel)
-
-
-def _obey(channel: socket.socket, switch: StopSwitch) -> None:
-    orders = _read(channel)
-    if orders == b"":
-        asyncio.get_running_loop().remove_reader(channel)
-        logger.warning("parent_gone")
-    if _CUT in orders:
-        switch.cut()
-    else:
-        switch.stop()
-
-
-def _tell(channel: socket.socket, message: bytes) -> None:
-    # The other side may be gone, which its end of file tells already.
-    with contextlib.suppress(OSError):
-        channel.sendall(message)
-
-
-def _read(channel: socket.socket) -> bytes:
-    try:
-        return channel.recv(65_536)
-    except ConnectionError:
-        return b""
+    loop.add_signal_handler(signal.SIGHUP, reloads.ask)
+    await run_app(
+        served.factory,
+        served.sockets,
+        document=document,
+        limits=served.limits,
+        switch=switch,
+        on_accepting=on_accepting,
+        beside=reloads.run,
+    )
 
 
 # In the parent
 
 
-@dataclass(slots=True)
-class _Worker:
-    process: ForkProcess
-    channel: socket.socket
-    deaths_before: int
-    started_at: float = field(default_factory=time.monotonic)
-    said: bytes = b""
-
-    @property
-    def accepts(self) -> bool:
-        return self.said == _READY
-
-
 class Supervisor:
     """The parent: keeps `workers` processes serving until a signal, then sees them drain and ends what does not."""
 
-    def __init__(
-        self,
-        factory: AppFactory,
-        sockets: list[socket.socket],
-        *,
-        workers: int,
-        limits: ServerLimits,
-        on_accepting: Callable[[], None],
-        on_reload: Callable[[], None],
-    ) -> None:
-        self._factory = factory
-        self._sockets = sockets
-        self._limits = limits
+    def __init__(self, served: _Served, document: str, *, workers: int, on_accepting: Callable[[], None]) -> None:
+        self._served = served
+        self._limits = served.limits
+        self._document = document
+        self._reloads = 0
+        """How many documents have been taken in place of the first."""
+        self._all_follow = 0
+        """The newest reload that was told to have reached all."""
         self._on_accepting = on_accepting
-        self._on_reload = on_reload
         self._selector = selectors.DefaultSelector()
-        self._workers: list[_Worker] = []
+        self._count = workers
+        self._workers: list[Worker] = []
         self._restarts: list[tuple[float, int]] = [(0.0, 0)] * workers
         """When to start a worker, and how many deaths in short succession it follows."""
         self._missing = workers
         """Workers that have never accepted; at zero the start has succeeded."""
-        self._kill_at = math.inf
         self._started = False
         self._stopping = False
         self._failure: str | None = None
@@ -220,15 +157,16 @@ class Supervisor:
         Raises:
             StartFailed: a worker could not start.
         """
-        with _signals() as woken:
-            self._selector.register(woken, selectors.EVENT_READ, None)
+        with caught_signals(SIGNALS) as signals:
+            self._selector.register(signals, selectors.EVENT_READ, None)
             try:
                 while self._workers or not self._stopping:
                     self._start_due()
-                    self._wait(woken)
+                    self._wait(signals)
                     self._kill_late()
             finally:
-                self._kill_all()
+                for worker in self._workers:
+                    worker.kill()
                 self._selector.close()
         if self._failure is not None:
             raise StartFailed(self._failure)
@@ -241,97 +179,161 @@ class Supervisor:
             self._start(deaths)
 
     def _start(self, deaths_before: int) -> None:
-        ours, theirs = socket.socketpair()
-        process = multiprocessing.get_context("fork").Process(target=self._be_worker, args=(ours, theirs))
-        # A signal to the child before it has its own handlers would pass for one to the parent.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        try:
-            process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        theirs.close()
-        worker = _Worker(process, ours, deaths_before)
+        served = self._served
+        serve_it = functools.partial(
+            serve_as_worker,
+            served.factory,
+            served.sockets,
+            document=self._document,
+            limits=served.limits,
+            reload_s=served.reload_s,
+        )
+        worker = fork_worker(serve_it, self._workers, follows=self._reloads, deaths=deaths_before)
         self._workers.append(worker)
-        self._selector.register(ours, selectors.EVENT_READ, worker)
+        self._selector.register(worker.channel, selectors.EVENT_READ, worker)
 
-    def _be_worker(self, parents_end: socket.socket, channel: socket.socket) -> None:
-        """The whole life of a forked process."""
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        for number in (signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        # An end held open here would hide the parent's death from the worker at its other side.
-        parents_end.close()
-        for sibling in self._workers:
-            sibling.channel.close()
-        _run(_serve_as_worker(self._factory, self._sockets, channel, limits=self._limits))
-
-    def _wait(self, woken: socket.socket) -> None:
-        wake_at = min([self._kill_at, *(at for at, _ in self._restarts)])
+    def _wait(self, signals: CaughtSignals) -> None:
+        wake_at = min([*(one.kill_at for one in self._workers), *(at for at, _ in self._restarts)], default=math.inf)
         timeout_s = None if wake_at == math.inf else max(0.0, wake_at - time.monotonic())
-        for key, _ in self._selector.select(timeout_s):
-            worker: _Worker | None = key.data
-            if worker is not None:
-                self._hear(worker)
+        for key, event in self._selector.select(timeout_s):
+            worker: Worker | None = key.data
+            if worker is None:
+                self._heed(signals.take())
                 continue
-            for number in woken.recv(64):
-                self._on_signal(number)
+            if event & selectors.EVENT_WRITE:
+                worker.channel.flush()
+                self._watch(worker)
+            if event & selectors.EVENT_READ:
+                self._hear(worker)
 
-    def _hear(self, worker: _Worker) -> None:
-        words = _read(worker.channel)
-        if words == b"":
+    def _tell(self, worker: Worker, word: Word, text: str = "") -> None:
+        worker.channel.send(word, text)
+        self._watch(worker)
+
+    def _watch(self, worker: Worker) -> None:
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if worker.channel.has_unsent else 0)
+        self._selector.modify(worker.channel, events, worker)
+
+    def _hear(self, worker: Worker) -> None:
+        frames = worker.channel.receive()
+        if frames is None:
             self._bury(worker)
             return
-        worker.said += words
-        if not worker.accepts or self._stopping:
-            return
+        for frame in frames:
+            self._take_in(worker, frame)
+
+    def _take_in(self, worker: Worker, frame: Frame) -> None:
+        match frame.word:
+            case Word.ACCEPTS:
+                worker.accepts = True
+                if not self._stopping:
+                    self._count_in()
+            case Word.START_FAILED:
+                worker.failure = frame.text
+            case Word.FOLLOWS if worker.asked is not None:
+                worker.follows, worker.asked = worker.asked, None
+                worker.kill_at = worker.kill_at if self._stopping else math.inf
+            case Word.CANNOT_FOLLOW:
+                worker.asked = None
+                self._replace(worker, frame.text)
+            case _:
+                logger.error("answer_unknown pid=%s word=%s", worker.pid, frame.word.name)
+        self._give(worker)
+        self._tell_if_all_follow()
+
+    def _count_in(self) -> None:
         if not self._started:
             self._started = True
             self._on_accepting()
         self._missing = max(0, self._missing - 1)
 
-    def _bury(self, worker: _Worker) -> None:
+    def _bury(self, worker: Worker) -> None:
         """Take leave of a worker whose channel ended, and arrange for its successor."""
         self._selector.unregister(worker.channel)
-        worker.channel.close()
-        worker.process.join(self._limits.close_s)
-        worker.process.kill()
-        worker.process.join()
+        worker.end(self._limits.close_s)
         self._workers.remove(worker)
-        if self._stopping:
+        if self._stopping or worker.leaves:
             return
         if self._missing and not worker.accepts:
-            self._failure = _reason(worker)
+            self._failure = worker.reason
             self._stop()
             return
         lived_well = time.monotonic() - worker.started_at >= _LIVED_WELL_S
         deaths = 0 if lived_well else worker.deaths_before
         pause_s = min(_PAUSE_MIN_S * 2 ** min(deaths, 16), _PAUSE_MAX_S)
-        logger.error("worker_ended pid=%s reason=%r restart_in_s=%s", worker.process.pid, _reason(worker), pause_s)
+        logger.error("worker_ended pid=%s reason=%r restart_in_s=%s", worker.pid, worker.reason, pause_s)
         self._restarts.append((time.monotonic() + pause_s, deaths + 1))
 
-    def _on_signal(self, number: int) -> None:
-        if number == signal.SIGHUP:
-            self._on_reload()
-        elif self._stopping:
-            self._cut()
-        else:
-            self._stop()
+    def _heed(self, numbers: list[int]) -> None:
+        for number in numbers:
+            if number == signal.SIGHUP:
+                continue
+            if self._stopping:
+                self._cut()
+            else:
+                self._stop()
+        # What many have asked for at once is read once, after all of them.
+        if signal.SIGHUP in numbers:
+            self._reload()
+
+    # A reload
+
+    def _reload(self) -> None:
+        if self._stopping:
+            log_ignored()
+            return
+        newer = read_anew(self._served.read_document, self._document)
+        if newer is None:
+            return
+        self._document = newer
+        self._reloads += 1
+        # What kept a worker from starting may be mended by it.
+        self._restarts = [(0.0, 0) for _ in self._restarts]
+        for worker in self._workers:
+            self._give(worker)
+
+    def _give(self, worker: Worker) -> None:
+        """Give a worker the newest document, unless it serves that, still starts, or has yet to answer to another."""
+        if self._stopping or not worker.is_free or worker.follows == self._reloads:
+            return
+        worker.asked = self._reloads
+        # Its own bound comes first, if it can heed it; so calls in flight are cut only where nothing else is left.
+        worker.kill_at = time.monotonic() + 2 * self._served.reload_s
+        self._tell(worker, Word.FOLLOW, self._document)
+
+    def _replace(self, worker: Worker, reason: str) -> None:
+        """Let a worker that can't follow drain, and start the one that takes its place."""
+        logger.error("reload_failed pid=%s reason=%r", worker.pid, reason)
+        if self._stopping:
+            return
+        worker.leaves = True
+        worker.kill_at = time.monotonic() + self._limits.drain_s + self._grace_s
+        self._tell(worker, Word.STOP)
+        self._restarts.append((0.0, 0))
+
+    def _tell_if_all_follow(self) -> None:
+        following = sum(one.serves(self._reloads) for one in self._workers)
+        if self._all_follow < self._reloads and following == self._count:
+            self._all_follow = self._reloads
+            log_reloaded(following)
+
+    # The end
 
     def _stop(self) -> None:
         self._stopping = True
         self._restarts.clear()
-        for sock in self._sockets:
+        for sock in self._served.sockets:
             sock.close()
+        kill_at = time.monotonic() + self._limits.drain_s + self._grace_s
         for worker in self._workers:
-            _tell(worker.channel, _STOP)
-        self._kill_at = time.monotonic() + self._limits.drain_s + self._grace_s
+            worker.kill_at = min(worker.kill_at, kill_at) if worker.leaves else kill_at
+            self._tell(worker, Word.STOP)
 
     def _cut(self) -> None:
+        kill_at = time.monotonic() + self._grace_s
         for worker in self._workers:
-            _tell(worker.channel, _CUT)
-        self._kill_at = min(self._kill_at, time.monotonic() + self._grace_s)
+            worker.kill_at = min(worker.kill_at, kill_at)
+            self._tell(worker, Word.CUT)
 
     @property
     def _grace_s(self) -> float:
@@ -339,40 +341,10 @@ class Supervisor:
         return 2 * self._limits.close_s + 0.5
 
     def _kill_late(self) -> None:
-        if time.monotonic() >= self._kill_at:
-            self._kill_at = math.inf
-            self._kill_all()
-
-    def _kill_all(self) -> None:
+        now = time.monotonic()
         for worker in self._workers:
-            logger.error("worker_killed pid=%s", worker.process.pid)
-            worker.process.kill()
-
-
-def _reason(worker: _Worker) -> str:
-    if worker.said.startswith(_FAILED):
-        return worker.said[len(_FAILED) :].decode(errors="replace")
-    code = worker.process.exitcode
-    ending = f"exit code {code}" if code is None or code >= 0 else f"signal {-code}"
-    return f"a worker ended by itself ({ending})"
-
-
-@contextlib.contextmanager
-def _signals() -> Generator[socket.socket]:
-    """Signals as bytes, each the signal's number, on the socket; the former handlers are put back at the end."""
-    reading, writing = socket.socketpair()
-    writing.setblocking(False)
-    former = {number: signal.signal(number, _only_wake) for number in _SIGNALS}
-    former_fd = signal.set_wakeup_fd(writing.fileno())
-    try:
-        yield reading
-    finally:
-        signal.set_wakeup_fd(former_fd)
-        for number, handler in former.items():
-            signal.signal(number, handler)
-        reading.close()
-        writing.close()
-
-
-def _only_wake(number: int, frame: FrameType | None) -> None:
-    """A signal needs a Python handler for its number to reach the wakeup file."""
+            if now < worker.kill_at:
+                continue
+            if worker.asked is not None and not self._stopping:
+                logger.error("reload_failed pid=%s reason='it did not answer'", worker.pid)
+            worker.kill()

@@ -17,10 +17,12 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 
+from spendfuse.cli.configs import ServedConfig
 from spendfuse.cli.factories import Factories
 from spendfuse.cli.logs import LogLevel, configure_logs
 from spendfuse.cli.serve import serve_gateway
 from spendfuse.config import Config
+from spendfuse.core.errors import SpendfuseError
 from spendfuse.server.run import StartFailed
 
 HOST = "127.0.0.1"
@@ -129,8 +131,9 @@ def _serve(factories: Factories, config: Config, port: int, log: Path, *, ours: 
     configure_logs(LogLevel.INFO)
     threading.Thread(target=_end_with_demo, args=(ours,), daemon=True).start()
     try:
-        serve_gateway(factories, config, host=HOST, port=port, on_started=lambda _, actual: ours.send(actual))
-    except StartFailed as error:
+        served = ServedConfig(Path(config.source))
+        serve_gateway(factories, served, host=HOST, port=port, on_started=lambda _, actual: ours.send(actual))
+    except SpendfuseError as error:
         ours.send(str(error))
 
 
