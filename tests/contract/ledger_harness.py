@@ -15,7 +15,8 @@ from spendfuse.core.quotes import CapRange, Quote
 from spendfuse.core.reservations import Charge, ReservationId
 from spendfuse.core.usage import Usage
 from spendfuse.core.windows import Calendar, CalendarUnit, Lifetime, Period
-from spendfuse.ledger.memory import MemoryStore, open_memory
+from spendfuse.ledger.memory import open_memory
+from spendfuse.ledger.memory_store import MemoryStore
 from spendfuse.ledger.sqlite import open_sqlite
 from spendfuse.ledger.store import BalanceLine, Demand, Ledger
 

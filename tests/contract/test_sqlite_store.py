@@ -13,8 +13,9 @@ from ledger_harness import SqliteHarness, admitted, charge, claim, committed, de
 
 from spendfuse.clock import SystemClock
 from spendfuse.core.errors import LedgerError, LedgerUnavailable
+from spendfuse.ledger.definitions import limit_text
 from spendfuse.ledger.sqlite import open_sqlite
-from spendfuse.ledger.sqlite_file import sqlite_has_wal_race
+from spendfuse.ledger.sqlite_file import migrate, sqlite_has_wal_race
 from spendfuse.ledger.statements import migrations
 
 LIMITS = (limit("total", 5_000), limit("user", 2_000, each=("user",)))
@@ -72,15 +73,11 @@ async def test_a_store_of_a_newer_schema_is_refused_untouched(tmp_path: Path) ->
 @claim
 async def test_a_store_of_an_older_schema_is_upgraded_and_knows_its_subjects(tmp_path: Path) -> None:
     harness = SqliteHarness(tmp_path / "ledger.db")
-    ledger = await harness.open(*LIMITS)
-    await admitted(ledger, 1, 100, labels={"user": "u1"})
-    await ledger.close()
-    raw = sqlite3.connect(harness.path)
-    with raw:
-        for table in ("seen_subject", "opened_subjects", "target_overrun"):
-            raw.execute(f"DROP TABLE {table}")
-        raw.execute("DELETE FROM revision WHERE what = 'overruns'")
-        raw.execute("DELETE FROM migration WHERE number = 2")
+    user = LIMITS[1]
+    raw = sqlite3.connect(harness.path, isolation_level=None)
+    migrate(raw, 0, migrations("sqlite")[:1])
+    raw.execute("INSERT INTO applied_limit VALUES (1, ?, ?, 0)", (user.identity, limit_text(user)))
+    raw.execute("INSERT INTO override VALUES (1, '[\"u1\"]', 2000)")
     raw.close()
     ledger = await harness.open(*LIMITS)
     await admitted(ledger, 2, 100, labels={"user": "u1"}, new_subjects=1)

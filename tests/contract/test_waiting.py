@@ -10,10 +10,11 @@ from spendfuse.clock import FrozenClock
 from spendfuse.core.decisions import Admitted, Fit, Refused, Shortfall
 from spendfuse.core.errors import LedgerClosed, LedgerError, LedgerUnavailable
 from spendfuse.ledger import batching, waiting
-from spendfuse.ledger.batching import BatchingLedger
-from spendfuse.ledger.memory import MemoryEngine, MemoryStore
+from spendfuse.ledger.memory import MemoryEngine
+from spendfuse.ledger.memory_store import MemoryStore
 from spendfuse.ledger.operations import Operation, Outcome, Reserve
 from spendfuse.ledger.store import Demand, Ledger
+from spendfuse.ledger.verbs import BatchingLedger
 
 LONG_S = 30.0
 

@@ -28,11 +28,13 @@ from spendfuse.gate.exchanges import served
 from spendfuse.gate.gate import Gate
 from spendfuse.gate.requests import Caller, Request
 from spendfuse.gate.routes import Routes
-from spendfuse.ledger.batching import STORE_TIMEOUT_S, BatchingLedger
-from spendfuse.ledger.memory import MemoryEngine, MemoryStore
+from spendfuse.ledger.batching import STORE_TIMEOUT_S
+from spendfuse.ledger.memory import MemoryEngine
+from spendfuse.ledger.memory_store import MemoryStore
 from spendfuse.ledger.operations import Engine
 from spendfuse.ledger.sqlite import SqliteEngine
 from spendfuse.ledger.store import Demand, Ledger
+from spendfuse.ledger.verbs import BatchingLedger
 from spendfuse.wire.anthropic_count import AnthropicCountTokens
 from spendfuse.wire.anthropic_messages import AnthropicMessages
 from spendfuse.wire.dialect import Answer, Dialect

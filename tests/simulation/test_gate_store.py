@@ -11,6 +11,7 @@ from spendfuse.core.errors import LedgerError, LedgerUnavailable
 from spendfuse.core.reservations import EntryKind
 from spendfuse.ledger.memory import open_memory
 from spendfuse.ledger.store import RefusalCount
+from spendfuse.ledger.verbs import RELOAD_WAIT_S
 
 FOREVER = 10**9
 
@@ -29,7 +30,10 @@ async def test_no_call_is_admitted_while_the_store_is_away(world: World, body: d
 @gate_test()
 async def test_a_process_with_outdated_limits_admits_no_call(world: World) -> None:
     newer = await open_memory(config_of("  other: {usd: 1, per: day}").limits, world.clock, store=world.store)
-    client = await world.call(chat())
+    task, client = world.begin(chat())
+    await spin()
+    await world.later(int(RELOAD_WAIT_S * 1_000))
+    await task
     assert client.status == 503
     assert "newer limits" in client.error["message"]
     await newer.close()

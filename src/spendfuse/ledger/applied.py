@@ -13,6 +13,8 @@ from spendfuse.core.windows import LIFETIME_WINDOW, Window, window_at
 
 MATCHES_MAX = 10_000
 """So many distinct label values are remembered; the least recently used goes first."""
+WITHOUT_LIMITS = LedgerError("this process opened the store without limits, so it can neither reserve nor apply any")
+END_IS_OVER = LedgerError("an amount can't be set until a time that is over already")
 
 
 class AppliedLimits:

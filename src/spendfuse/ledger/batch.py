@@ -14,9 +14,10 @@ from spendfuse.core.money import Nanos
 from spendfuse.core.quotes import Amounts
 from spendfuse.core.reservations import Charge, Entry, EntryKind, ReservationId, reservation_text
 from spendfuse.core.windows import MS_PER_S, NS_PER_MS
+from spendfuse.ledger.definitions import StoredLimit
 from spendfuse.ledger.endings import Ending, closed, expired, late, settled_by, voided
 from spendfuse.ledger.folding import BUCKET_MS
-from spendfuse.ledger.operations import Extend, Outcome, Reserve, Settle, Void
+from spendfuse.ledger.operations import Extend, Outcome, Record, Reserve, Settle, Void
 from spendfuse.ledger.rows import Attribution, BalanceRow, EndedReservation, Lines, OpenReservation, RateRow
 from spendfuse.ledger.store import Demand
 
@@ -59,6 +60,14 @@ class BatchBooks(Protocol):
 
     def open_subjects(self, lines: Lines, demand: Demand, now_ms: int) -> Refused | None:
         """Count the new subjects that a call is about to open; or say why its key can't, and change nothing."""
+        ...
+
+    def note_subjects(self, lines: Lines) -> None:
+        """The subjects of a call that was served are not new any more, whoever may have opened them."""
+        ...
+
+    def stored_limit(self, name: str) -> StoredLimit | None:
+        """The limit in force with this name."""
         ...
 
     def note_overrun(self, target: str, entry: Entry, *, reserved_at_ms: int, now_ms: int) -> None:
@@ -170,6 +179,35 @@ class Batch:
             return ended.closing
         return self._correct(ended, charge)
 
+    def record(self, operation: Record) -> Outcome:
+        """See `Ledger.record`."""
+        demand, books, reservation_id = operation.demand, self._books, operation.reservation_id
+        if reservation_id in self._open:
+            return self.settle(Settle(reservation_id, operation.charge))
+        known = self._ended.get(reservation_id)
+        if known is not None:
+            return known.late or known.closing
+        at_ms = min(operation.at_ms, self._now_ms)
+        attribution = books.attribution_of(demand.labels)
+        lines = books.lines(attribution, at_ms)
+        if not lines.is_known:
+            books.note_subjects(lines)
+            lines.is_known = True
+        books.intern(attribution)
+        ending = closed(reservation_id, EntryKind.SETTLED, operation.charge, demand.quote.at(demand.caps.wanted))
+        for row in lines.balances:
+            if row.exists or self._opens_late(row):
+                row.exists = True
+                row.end(settled=settled_by(row.unit, ending.entry), reserved=0)
+                books.touch_balance(row)
+        for rate in lines.rates:
+            rate.tat_ns = rate.view().passed(self._now_ns)
+            books.touch_rate(rate)
+        ended = EndedReservation(ending.entry, at_ms, attribution.label_set_id, attribution.fleeting)
+        self._ended[reservation_id] = ended
+        self._record(ended, ending)
+        return ending.entry
+
     def void(self, operation: Void) -> Outcome:
         """See `Ledger.void`."""
         known = self._open.get(operation.reservation_id)
@@ -225,6 +263,13 @@ class Batch:
                 self._books.touch_balance(row)
         self._record(ended, ending)
         return entry
+
+    def _opens_late(self, row: BalanceRow) -> bool:
+        """Whether a call that held nothing opens this balance: not where its window was over before its limit was in
+        force, as such windows have no balances.
+        """
+        stored, ends_at_ms = self._books.stored_limit(row.limit.name), row.window.ends_at_ms
+        return ends_at_ms is None or (stored is not None and stored.active_since_ms < ends_at_ms)
 
     def _correct(self, ended: EndedReservation, charge: Charge) -> Entry:
         ending = late(ended.closing, charge)

@@ -1,4 +1,4 @@
-"""The ledger as its callers see it, over an engine that runs batches: group commit, waiting, cancellation.
+"""Group commit over an engine that runs batches: queues, waiting, cancellation; `verbs` says what goes in.
 
 While one batch commits, the next one gathers; nothing ever sleeps to fill a batch. In a batch whatever frees room comes
 first, then those who wait for room, then new reserves.
@@ -11,38 +11,18 @@ verb is idempotent, so repeating one whose commit was in doubt is safe. A caller
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
 
 from spendfuse.core.decisions import Admitted, Fit, Refused
 from spendfuse.core.errors import LedgerClosed, LedgerError, LedgerUnavailable
-from spendfuse.core.quotes import Quote
-from spendfuse.core.reservations import Charge, Entry, ReservationId, reservation_text
+from spendfuse.core.reservations import ReservationId, reservation_text
 from spendfuse.ledger.operations import (
-    AddKey,
-    ClearOverrun,
-    CountRefusals,
     Engine,
-    ExpireDue,
-    Extend,
     Operation,
     Outcome,
     Reserve,
-    RevokeKey,
-    SetAmount,
-    Settle,
     Void,
-)
-from spendfuse.ledger.store import (
-    BalanceLine,
-    Demand,
-    KeyRecord,
-    Mismatch,
-    RefusalCount,
-    SpendRow,
-    TargetOverrun,
-    Topic,
 )
 from spendfuse.ledger.waiting import Pending, WaitingRoom
 
@@ -57,8 +37,8 @@ _log = logging.getLogger(__name__)
 _Batch = list[tuple[Pending, Operation]]
 
 
-class BatchingLedger:
-    """A `Ledger` over an engine. Bound to the event loop in which it was made; `start` must be called once."""
+class Batching:
+    """Runs operations in batches. Bound to the event loop in which it was made; `start` must be called once."""
 
     def __init__(self, engine: Engine, *, timeout_s: float = STORE_TIMEOUT_S) -> None:
         self._engine = engine
@@ -71,99 +51,13 @@ class BatchingLedger:
         self._waiters_tried_at = 0.0
         self._retry_timer: asyncio.TimerHandle | None = None
         self._work = asyncio.Event()
+        self._watch: asyncio.TimerHandle | None = None
         self._is_closing = False
         self._pump_task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to run batches."""
         self._pump_task = self._loop.create_task(self._pump(), name="ledger-pump")
-
-    @property
-    def owner_id(self) -> int:
-        """See `Ledger`."""
-        return self._engine.owner_id
-
-    async def reserve(self, demand: Demand, *, wait_s: float = 0.0) -> Admitted | Refused:
-        """See `Ledger`."""
-        may_wait_s = 0.0 if demand.fit is Fit.WHOLE else wait_s
-        outcome = await self._submit(self._reserves, Reserve(demand), may_wait_s)
-        assert isinstance(outcome, Admitted | Refused)
-        return outcome
-
-    async def extend(self, reservation_id: ReservationId, *, quote: Quote, cap: int, deadline_s: float) -> bool:
-        """See `Ledger`."""
-        return await self._submit(self._freeing, Extend(reservation_id, quote, cap, deadline_s)) is True
-
-    def settle(self, reservation_id: ReservationId, charge: Charge) -> asyncio.Future[Entry]:
-        """See `Ledger`. Not a coroutine, as nobody needs to wait for it."""
-        if charge.cost < 0:
-            raise ValueError(f"a charge must not be negative, got {charge.cost} nano-dollars")
-        try:
-            pending = self._enqueue(self._freeing, Settle(reservation_id, charge))
-        except LedgerUnavailable as error:
-            refused: asyncio.Future[Entry] = self._loop.create_future()
-            refused.set_exception(error)
-            return refused
-        return cast("asyncio.Future[Entry]", pending.future)
-
-    async def void(self, reservation_id: ReservationId) -> Entry:
-        """See `Ledger`."""
-        outcome = await self._submit(self._freeing, Void(reservation_id))
-        assert isinstance(outcome, Entry)
-        return outcome
-
-    async def expire_due(self) -> Sequence[Entry]:
-        """See `Ledger`."""
-        outcome = await self._submit(self._freeing, ExpireDue())
-        assert isinstance(outcome, tuple)
-        return outcome
-
-    async def count_refusals(self, counts: Sequence[RefusalCount]) -> None:
-        """See `Ledger`."""
-        if counts:
-            await self._submit(self._freeing, CountRefusals(tuple(counts)))
-
-    async def balances(self, limit_name: str | None = None) -> Sequence[BalanceLine]:
-        """See `Ledger`."""
-        return await self._open_engine().balances(limit_name)
-
-    async def set_amount(self, limit_name: str, subject: str, amount: int | None) -> None:
-        """See `Ledger`."""
-        if amount is not None and amount < 0:
-            raise ValueError(f"an amount must not be negative, got {amount}")
-        await self._submit(self._freeing, SetAmount(limit_name, subject, amount))
-
-    async def audit(self) -> Sequence[Mismatch]:
-        """See `Ledger`."""
-        return await self._open_engine().audit()
-
-    async def spend(self, label: str, *, since_ms: int, until_ms: int | None = None) -> Sequence[SpendRow]:
-        """See `Ledger`."""
-        return await self._open_engine().spend(label, since_ms=since_ms, until_ms=until_ms)
-
-    async def keys(self) -> Sequence[KeyRecord]:
-        """See `Ledger`."""
-        return await self._open_engine().keys()
-
-    async def add_key(self, record: KeyRecord) -> None:
-        """See `Ledger`."""
-        await self._submit(self._freeing, AddKey(record))
-
-    async def revoke_key(self, name: str) -> bool:
-        """See `Ledger`."""
-        return await self._submit(self._freeing, RevokeKey(name)) is True
-
-    async def overruns(self) -> Sequence[TargetOverrun]:
-        """See `Ledger`."""
-        return await self._open_engine().overruns()
-
-    async def clear_overrun(self, target: str) -> bool:
-        """See `Ledger`."""
-        return await self._submit(self._freeing, ClearOverrun(target)) is True
-
-    async def revisions(self) -> Mapping[Topic, int]:
-        """See `Ledger`."""
-        return await self._open_engine().revisions()
 
     async def close(self) -> None:
         """See `Ledger`. What was submitted before is committed first; who waits for room is sent away."""
@@ -178,6 +72,8 @@ class BatchingLedger:
         if self._pump_task is not None and not (await asyncio.wait({self._pump_task}, timeout=self._timeout_s))[0]:
             self._pump_task.cancel()
             raise LedgerUnavailable("the store hangs; what this process holds expires once the process has ended")
+        if self._watch is not None:
+            self._watch.cancel()
         await self._engine.close()
 
     def _open_engine(self) -> Engine:
@@ -239,10 +135,10 @@ class BatchingLedger:
         return batch
 
     async def _run_batch(self) -> None:
-        running = self._loop.create_task(self._outcomes([operation for _, operation in self._batch]))
-        while not (await asyncio.wait({running}, timeout=self._timeout_s / 10))[0]:
-            self._fail_overdue()
-        for (pending, operation), outcome in zip(self._batch, running.result(), strict=True):
+        if self._watch is None:
+            self._watch = self._loop.call_later(self._timeout_s / 10, self._look_after_batch)
+        outcomes = await self._outcomes([operation for _, operation in self._batch])
+        for (pending, operation), outcome in zip(self._batch, outcomes, strict=True):
             if operation is pending.operation and pending.wait_s == 0 and not pending.future.done():
                 _answer(pending.future, outcome)
             else:
@@ -307,6 +203,13 @@ class BatchingLedger:
         self._retry_timer = None
         self._work.set()
         self._schedule_retry()
+
+    def _look_after_batch(self) -> None:
+        """Runs now and then, not once for each batch: a timer costs a tenth of what a batch does."""
+        self._watch = None
+        if self._batch:
+            self._fail_overdue()
+            self._watch = self._loop.call_later(self._timeout_s / 10, self._look_after_batch)
 
     def _fail_overdue(self) -> None:
         """The store hangs: tell every caller who has waited for it long enough."""

@@ -60,6 +60,14 @@ class StoredLimit:
     active_since_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class Override:
+    """An amount that beats the config's for one subject, until an instant of the store's clock or until it is reset."""
+
+    amount: int
+    until_ms: int | None = None
+
+
 def _period_fields(period: Period) -> dict[str, str | int]:
     match period:
         case Calendar():

@@ -9,7 +9,7 @@ from spendfuse.core.limits import Limit, Unit
 from spendfuse.core.money import AMOUNT_MAX, Nanos
 from spendfuse.core.quotes import Amounts
 from spendfuse.core.windows import Window
-from spendfuse.ledger.store import Mismatch, SpendRow
+from spendfuse.ledger.store import BalanceMismatch, SpendRow
 
 BUCKET_MS = 15 * 60_000
 """Entries are added up by quarters of an hour: no time zone's midnight lies within one."""
@@ -54,20 +54,23 @@ def fits_rollup(limit: Limit, window: Window) -> bool:
 
 
 def mismatches(
-    limit_name: str,
+    limit: Limit,
     window: Window,
     balances: Mapping[str, tuple[int, int]],
     folded: Mapping[str, tuple[int, int]],
-) -> Iterator[Mismatch]:
+) -> Iterator[BalanceMismatch]:
     """Where the balances of one limit and window differ from their fold."""
     for subject in sorted(balances.keys() | folded.keys()):
         settled, reserved = balances.get(subject, (0, 0))
         by_entries, by_reservations = folded.get(subject, (0, 0))
         if (settled, reserved) != (by_entries, by_reservations):
-            yield Mismatch(
-                limit_name=limit_name,
+            yield BalanceMismatch(
+                limit_name=limit.name,
+                unit=limit.unit.value,
+                each=limit.each,
                 subject=subject,
                 window_starts_at_ms=window.starts_at_ms,
+                window_ends_at_ms=window.ends_at_ms,
                 settled=settled,
                 settled_by_entries=by_entries,
                 reserved=reserved,

@@ -1,39 +1,40 @@
 """The reference model: a ledger in memory that is right at a glance, and by which every engine is judged.
 
-No balance is stored: whenever one is needed, the entries and open reservations are added up. Nothing survives the
-process, and every call takes time in proportion to all calls before it.
+Nothing survives the process, and every call takes time in proportion to all calls before it.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import assert_never
 
 from spendfuse.clock import Clock, SystemClock
-from spendfuse.core.decisions import Admitted, Balance, RateState, Refused, decide
+from spendfuse.core.decisions import Admitted, Refused, decide
 from spendfuse.core.errors import LedgerError, LimitsOutdated, ReservationEnded, ReservationUnknown
-from spendfuse.core.labels import FLEETING_LABELS, Labels, Subject
 from spendfuse.core.limits import Limit
 from spendfuse.core.quotes import Amounts
 from spendfuse.core.reservations import Entry, EntryKind, ReservationId, reservation_text
 from spendfuse.core.subjects import hour_of, refuse_new_subjects, unseen_subjects
-from spendfuse.core.windows import NS_PER_MS, Window
-from spendfuse.ledger.applied import AppliedLimits, window_of, wrong_subject
-from spendfuse.ledger.batching import BatchingLedger
-from spendfuse.ledger.endings import Ending, closed, expired, late, raised_overrun, settled_by, voided
-from spendfuse.ledger.lines import balance_line, rate_line
+from spendfuse.core.windows import NS_PER_MS
+from spendfuse.ledger.applied import END_IS_OVER, WITHOUT_LIMITS, AppliedLimits, wrong_subject
+from spendfuse.ledger.definitions import Override
+from spendfuse.ledger.endings import closed, expired, late, raised_overrun, voided
+from spendfuse.ledger.memory_store import MemoryStore, Reservation
 from spendfuse.ledger.operations import (
     AddKey,
+    ApplyLimits,
     ClearOverrun,
     CountRefusals,
     ExpireDue,
     Extend,
     Operation,
     Outcome,
+    Record,
+    Repair,
     Reserve,
     RevokeKey,
     SetAmount,
     Settle,
+    Upkeep,
     Void,
 )
 from spendfuse.ledger.store import (
@@ -42,43 +43,11 @@ from spendfuse.ledger.store import (
     KeyRecord,
     Ledger,
     Mismatch,
-    RefusalCount,
     SpendRow,
     TargetOverrun,
     Topic,
 )
-
-
-@dataclass(slots=True)
-class _Reservation:
-    """A reservation through its whole life: open while it has no endings."""
-
-    owner_id: int
-    labels: Labels
-    reserved_at_ms: int
-    deadline_ms: int
-    cap: int
-    held: Amounts
-    endings: list[Ending] = field(default_factory=list[Ending])
-
-
-@dataclass(slots=True)
-class MemoryStore:
-    """What several ledgers of one process share, as a database file is shared by several processes."""
-
-    limits: AppliedLimits = field(default_factory=lambda: AppliedLimits(()))
-    overrides: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
-    tats_ns: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
-    reservations: dict[ReservationId, _Reservation] = field(default_factory=dict[ReservationId, _Reservation])
-    refusals: list[RefusalCount] = field(default_factory=list[RefusalCount])
-    keys: list[KeyRecord] = field(default_factory=list[KeyRecord])
-    overruns: dict[str, TargetOverrun] = field(default_factory=dict[str, TargetOverrun])
-    seen: set[Subject] = field(default_factory=set[Subject])
-    opened: Counter[tuple[str, int]] = field(default_factory=Counter[tuple[str, int]])
-    """How many new subjects each key opened, by the start of the hour."""
-    revisions: Counter[Topic] = field(default_factory=Counter[Topic])
-    owners: set[int] = field(default_factory=set[int])
-    owners_ever: int = 0
+from spendfuse.ledger.verbs import BatchingLedger
 
 
 async def open_memory(
@@ -99,7 +68,7 @@ class MemoryEngine:
         self._own = None if limits is None else AppliedLimits(limits)
         self.owner_id = 0
         if self._own is not None:
-            self._apply(self._own)
+            store.apply(self._own, self._now_ms())
             store.owners_ever += 1
             self.owner_id = store.owners_ever
             store.owners.add(self.owner_id)
@@ -111,7 +80,7 @@ class MemoryEngine:
     async def balances(self, limit_name: str | None) -> Sequence[BalanceLine]:
         """See `Engine`."""
         limits = [one for one in self._store.limits.limits if limit_name in (None, one.name)]
-        return [line for limit in limits for line in self._lines(limit)]
+        return [line for limit in limits for line in self._store.lines(limit, self._clock.now_ns())]
 
     async def audit(self) -> Sequence[Mismatch]:
         """See `Engine`. A balance is the fold itself, so none can differ from it."""
@@ -119,23 +88,7 @@ class MemoryEngine:
 
     async def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> Sequence[SpendRow]:
         """See `Engine`."""
-        rows: dict[str, SpendRow] = {}
-        for one in self._store.reservations.values():
-            if one.reserved_at_ms < since_ms or (until_ms is not None and one.reserved_at_ms >= until_ms):
-                continue
-            value = one.labels.get(label, "")
-            for ending in one.endings:
-                row = rows.get(value, SpendRow(value, 0, 0, 0, 0, 0))
-                amounts = ending.entry.amounts
-                rows[value] = SpendRow(
-                    value,
-                    row.calls + ending.calls,
-                    row.input_tokens + amounts.input_tokens,
-                    row.output_tokens + amounts.output_tokens,
-                    row.cost + amounts.cost,
-                    row.estimated_cost + ending.estimated_cost,
-                )
-        return sorted(rows.values(), key=lambda row: (-row.cost, row.value))
+        return self._store.spend(label, since_ms=since_ms, until_ms=until_ms)
 
     async def keys(self) -> Sequence[KeyRecord]:
         """See `Engine`."""
@@ -168,8 +121,16 @@ class MemoryEngine:
                 return self._expire_due()
             case CountRefusals():
                 return self._store.refusals.extend(operation.counts)
+            case Record():
+                return self._record(operation)
             case SetAmount():
                 return self._set_amount(operation)
+            case ApplyLimits():
+                return self._apply(operation)
+            case Upkeep():
+                return False
+            case Repair():
+                return ()
             case AddKey():
                 return self._add_key(operation)
             case RevokeKey():
@@ -187,17 +148,17 @@ class MemoryEngine:
                 return ReservationEnded(f"reservation {reservation_text(demand.reservation_id)} has ended")
             return Admitted(known.cap, known.held)
         if self._own is None:
-            return LedgerError("this process opened the store without limits, so it can't reserve")
+            return WITHOUT_LIMITS
         if self._own.hash != store.limits.hash:
             return LimitsOutdated("another process applied newer limits to this store: reload the config")
         matching = self._own.matching(demand.labels)
         now_ms = now_ns // NS_PER_MS
-        rates = [self._rate(limit, subject) for limit, subject in matching if limit.is_rate]
+        rates = [store.rate(limit, subject) for limit, subject in matching if limit.is_rate]
         outcome = decide(
             quote=demand.quote,
             caps=demand.caps,
             fit=demand.fit,
-            balances=[self._balance(limit, subject, now_ms) for limit, subject in matching if not limit.is_rate],
+            balances=[store.balance(limit, subject, now_ms) for limit, subject in matching if not limit.is_rate],
             rates=rates,
             now_ns=now_ns,
         )
@@ -208,7 +169,7 @@ class MemoryEngine:
         for rate in rates:
             store.tats_ns[rate.limit.identity, rate.subject] = rate.passed(now_ns)
         deadline_ms = now_ms + int(demand.deadline_s * 1_000)
-        store.reservations[demand.reservation_id] = _Reservation(
+        store.reservations[demand.reservation_id] = Reservation(
             self.owner_id, demand.labels, now_ms, deadline_ms, outcome.cap, outcome.held
         )
         return outcome
@@ -239,10 +200,10 @@ class MemoryEngine:
             for limit, subject in self._store.limits.matching(known.labels):
                 more = wider.of(limit.unit) - known.held.of(limit.unit)
                 is_counted = limit.is_enforced and not limit.is_rate
-                if more and is_counted and more > self._balance(limit, subject, known.reserved_at_ms).free:
+                if more and is_counted and more > self._store.balance(limit, subject, known.reserved_at_ms).free:
                     return False
             known.cap, known.held = operation.cap, wider
-        known.deadline_ms = self._clock.now_ns() // NS_PER_MS + int(operation.deadline_s * 1_000)
+        known.deadline_ms = self._now_ms() + int(operation.deadline_s * 1_000)
         return True
 
     def _settle(self, operation: Settle) -> Outcome:
@@ -261,11 +222,11 @@ class MemoryEngine:
             self._note_overrun(known, entry)
         return entry
 
-    def _note_overrun(self, known: _Reservation, entry: Entry) -> None:
+    def _note_overrun(self, known: Reservation, entry: Entry) -> None:
         store, target = self._store, known.labels.get("target")
         if target is None:
             return
-        now_ms = self._clock.now_ns() // NS_PER_MS
+        now_ms = self._now_ms()
         before = store.overruns.get(target)
         raised = raised_overrun(target, entry, before, reserved_at_ms=known.reserved_at_ms, now_ms=now_ms)
         if raised is not None:
@@ -286,8 +247,34 @@ class MemoryEngine:
             known.endings.append(voided(operation.reservation_id, known.held))
         return known.endings[0].entry
 
+    def _record(self, operation: Record) -> Entry:
+        demand, store, now_ns = operation.demand, self._store, self._clock.now_ns()
+        known = store.reservations.get(demand.reservation_id)
+        if known is not None and known.endings:
+            return known.endings[-1].entry
+        if known is not None:
+            outcome = self._settle(Settle(demand.reservation_id, operation.charge))
+            assert isinstance(outcome, Entry)
+            return outcome
+        at_ms = min(operation.at_ms, now_ns // NS_PER_MS)
+        held = demand.quote.at(demand.caps.wanted)
+        ending = closed(demand.reservation_id, EntryKind.SETTLED, operation.charge, held)
+        for limit, subject in store.limits.matching(demand.labels):
+            store.seen.add((limit.each, subject))
+            if limit.is_rate:
+                store.tats_ns[limit.identity, subject] = store.rate(limit, subject).passed(now_ns)
+        store.reservations[demand.reservation_id] = recorded = Reservation(
+            self.owner_id, demand.labels, at_ms, at_ms, demand.caps.wanted, held, [ending]
+        )
+        if ending.entry.overrun_cost:
+            self._note_overrun(recorded, ending.entry)
+        return ending.entry
+
     def _expire_due(self) -> tuple[Entry, ...]:
-        now_ms = self._clock.now_ns() // NS_PER_MS
+        now_ms = self._now_ms()
+        for key, override in list(self._store.overrides.items()):
+            if override.until_ms is not None and override.until_ms <= now_ms:
+                del self._store.overrides[key]
         entries: list[Entry] = []
         for number, one in sorted(self._store.reservations.items()):
             if not one.endings and (one.deadline_ms <= now_ms or one.owner_id not in self._store.owners):
@@ -295,99 +282,46 @@ class MemoryEngine:
                 entries.append(one.endings[0].entry)
         return tuple(entries)
 
+    def _now_ms(self) -> int:
+        return self._clock.now_ns() // NS_PER_MS
+
     def _set_amount(self, operation: SetAmount) -> LedgerError | None:
         limit = next((one for one in self._store.limits.limits if one.name == operation.limit_name), None)
         if limit is None:
             return LedgerError(f"no limit in force is named {operation.limit_name!r}")
         if (wrong := wrong_subject(limit, operation.subject)) is not None:
             return wrong
+        if operation.until_ms is not None and operation.until_ms <= self._now_ms():
+            return END_IS_OVER
         key = (limit.identity, operation.subject)
         self._store.overrides.pop(key, None)
         if operation.amount is not None:
-            self._store.overrides[key] = operation.amount
+            self._store.overrides[key] = Override(operation.amount, operation.until_ms)
             self._store.seen.add((limit.each, operation.subject))
+        return None
+
+    def _apply(self, operation: ApplyLimits) -> LedgerError | None:
+        if self._own is None:
+            return WITHOUT_LIMITS
+        self._own = operation.applied
+        self._store.apply(operation.applied, self._now_ms())
         return None
 
     def _add_key(self, operation: AddKey) -> LedgerError | None:
         key, keys = operation.record, self._store.keys
         if any(one.digest == key.digest or (one.name == key.name and not one.revoked_at_ms) for one in keys):
             return LedgerError(f"a live key named {key.name!r}, or with the same secret, is stored already")
-        keys.append(replace(key, created_at_ms=key.created_at_ms or self._clock.now_ns() // NS_PER_MS))
+        keys.append(replace(key, created_at_ms=key.created_at_ms or self._now_ms()))
         self._store.revisions[Topic.KEYS] += 1
         return None
 
     def _revoke_key(self, operation: RevokeKey) -> bool:
         for place, key in enumerate(self._store.keys):
             if key.name == operation.name and key.revoked_at_ms is None:
-                self._store.keys[place] = replace(key, revoked_at_ms=self._clock.now_ns() // NS_PER_MS)
+                self._store.keys[place] = replace(key, revoked_at_ms=self._now_ms())
                 self._store.revisions[Topic.KEYS] += 1
                 return True
         return False
-
-    def _apply(self, limits: AppliedLimits) -> None:
-        wanted = {limit.identity for limit in limits.limits}
-        before = {limit.identity for limit in self._store.limits.limits}
-        for identity, subject in list(self._store.tats_ns):
-            if identity not in wanted & before:
-                del self._store.tats_ns[identity, subject]
-        self._store.limits = limits
-        for limit in limits.limits:
-            if limit.identity not in before:
-                self._store.seen.update((limit.each, subject) for subject in self._known_subjects(limit))
-
-    def _known_subjects(self, limit: Limit) -> set[str]:
-        """Of whom a call was admitted before a limit came into force; of fleeting labels, in its window now."""
-        known = {limit.subject_of(one.labels) for one in self._store.reservations.values()}
-        if FLEETING_LABELS.isdisjoint(limit.each):
-            return known
-        return set() if limit.is_rate else set(self._fold(limit, window_of(limit, self._clock.now_ns() // NS_PER_MS)))
-
-    def _balance(self, limit: Limit, subject: str, at_ms: int) -> Balance:
-        window = window_of(limit, at_ms)
-        settled, reserved = self._fold(limit, window).get(subject, (0, 0))
-        amount = self._store.overrides.get((limit.identity, subject), limit.amount)
-        return Balance(limit, subject, amount, settled, reserved, window.ends_at_ms)
-
-    def _rate(self, limit: Limit, subject: str) -> RateState:
-        key = (limit.identity, subject)
-        amount = self._store.overrides.get(key, limit.amount)
-        return RateState(limit, subject, amount, self._store.tats_ns.get(key, 0))
-
-    def _fold(self, limit: Limit, window: Window) -> Mapping[str, tuple[int, int]]:
-        """Settled and reserved of every subject: what a balance is, word for word."""
-        totals: dict[str, tuple[int, int]] = {}
-        for one in self._store.reservations.values():
-            if window.holds(one.reserved_at_ms) and limit.covers(one.labels):
-                subject = limit.subject_of(one.labels)
-                settled, reserved = totals.get(subject, (0, 0))
-                if one.endings:
-                    settled += sum(settled_by(limit.unit, ending.entry) for ending in one.endings)
-                else:
-                    reserved += one.held.of(limit.unit)
-                totals[subject] = (settled, reserved)
-        return totals
-
-    def _lines(self, limit: Limit) -> Iterator[BalanceLine]:
-        now_ns = self._clock.now_ns()
-        always: set[str] = set() if limit.each else {"[]"}
-        if limit.is_rate:
-            tats_ns = {
-                subject: tat_ns
-                for (identity, subject), tat_ns in self._store.tats_ns.items()
-                if identity == limit.identity and tat_ns > now_ns
-            }
-            for subject in sorted(tats_ns.keys() | always):
-                override = self._store.overrides.get((limit.identity, subject))
-                yield rate_line(limit, subject, override, tats_ns.get(subject, 0), now_ns)
-            return
-        window = window_of(limit, now_ns // NS_PER_MS)
-        fold = self._fold(limit, window)
-        for subject in sorted(fold.keys() | always):
-            settled, reserved = fold.get(subject, (0, 0))
-            override = self._store.overrides.get((limit.identity, subject))
-            yield balance_line(
-                limit, subject, override, settled=settled, reserved=reserved, resets_at_ms=window.ends_at_ms
-            )
 
 
 def _unknown(reservation_id: ReservationId) -> LedgerError:

@@ -12,6 +12,7 @@ from spendfuse.core.decisions import Admitted, Refused
 from spendfuse.core.errors import LedgerError
 from spendfuse.core.quotes import Quote
 from spendfuse.core.reservations import Charge, Entry, ReservationId
+from spendfuse.ledger.applied import AppliedLimits
 from spendfuse.ledger.store import (
     BalanceLine,
     Demand,
@@ -62,7 +63,8 @@ class Void:
 
 @dataclass(frozen=True, slots=True)
 class ExpireDue:
-    """See `Ledger.expire_due`; the outcome is a tuple of entries. Renews this owner's lease when that is due."""
+    """See `Ledger.expire_due`; the outcome is a tuple of entries. Renews this owner's lease when that is due, and ends
+    the amounts whose time is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,42 @@ class SetAmount:
     limit_name: str
     subject: str
     amount: int | None
+    until_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyLimits:
+    """See `Ledger.apply`. Once it is committed the engine's own limits are these."""
+
+    applied: AppliedLimits
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """See `Ledger.record`; the outcome is an `Entry`."""
+
+    demand: Demand
+    charge: Charge
+    at_ms: int
+
+    @property
+    def reservation_id(self) -> ReservationId:
+        return self.demand.reservation_id
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """See `Ledger.upkeep`; the outcome is a bool."""
+
+    retention_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """See `Ledger.repair`; the outcome is a tuple of mismatches. Only what `found`, an audit without a lock, names is
+    looked at again."""
+
+    found: tuple[Mismatch, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +140,21 @@ class ClearOverrun:
     target: str
 
 
-Operation = Reserve | Extend | Settle | Void | ExpireDue | CountRefusals | SetAmount | AddKey | RevokeKey | ClearOverrun
-Outcome = Admitted | Refused | Entry | tuple[Entry, ...] | bool | LedgerError | None
+CallOperation = Reserve | Extend | Settle | Void | Record
+"""What is about one reservation, whose id it names."""
+Operation = (
+    CallOperation
+    | ExpireDue
+    | CountRefusals
+    | SetAmount
+    | ApplyLimits
+    | AddKey
+    | RevokeKey
+    | ClearOverrun
+    | Upkeep
+    | Repair
+)
+Outcome = Admitted | Refused | Entry | tuple[Entry, ...] | tuple[Mismatch, ...] | bool | LedgerError | None
 """What became of one operation. An error is a value here: it is that of one operation, not of its batch."""
 
 

@@ -10,12 +10,13 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from spendfuse.clock import Clock
 from spendfuse.core.limits import Limit
 from spendfuse.ledger.applied import AppliedLimits
-from spendfuse.ledger.batching import STORE_TIMEOUT_S, BatchingLedger
+from spendfuse.ledger.batching import STORE_TIMEOUT_S
 from spendfuse.ledger.operations import Operation, Outcome
 from spendfuse.ledger.postgres_connection import PostgresConnection, connect, migrate, unavailable
 from spendfuse.ledger.postgres_reader import PostgresReader
 from spendfuse.ledger.postgres_writer import LEASE_S, PostgresWriter
 from spendfuse.ledger.store import BalanceLine, KeyRecord, Ledger, Mismatch, SpendRow, TargetOverrun, Topic
+from spendfuse.ledger.verbs import BatchingLedger
 
 
 async def open_postgres(

@@ -14,7 +14,7 @@ from spendfuse.core.reservations import Entry, ReservationId
 from spendfuse.core.subjects import hour_of
 from spendfuse.core.windows import NS_PER_MS
 from spendfuse.ledger.batch import Batch
-from spendfuse.ledger.operations import CountRefusals, ExpireDue, Extend, Operation, Reserve, Settle, Void
+from spendfuse.ledger.operations import CountRefusals, ExpireDue, Extend, Operation, Record, Reserve, Settle, Void
 from spendfuse.ledger.postgres_books import PostgresBooks
 from spendfuse.ledger.postgres_connection import PostgresConnection, Row
 from spendfuse.ledger.rows import Attribution, OpenReservation
@@ -143,7 +143,7 @@ class Locking:
         self._ownerless.clear()
         strangers: list[int] = []
         for operation in self._operations:
-            if isinstance(operation, Settle | Void | Extend):
+            if isinstance(operation, Settle | Void | Extend | Record):
                 known = self._books.known.get(operation.reservation_id)
                 if known is not None and self._books.remembers_labels(known.label_set_id, known.fleeting):
                     attribution = self._books.attribution(known.label_set_id, known.fleeting)
@@ -176,10 +176,24 @@ class Locking:
                 planned.reservation_ids[operation.reservation_id] = None
                 books.plan_demand(operation.demand, now_ms)
             elif isinstance(operation, Settle):
-                named = self._named.get(operation.reservation_id)
-                target = None if named is None else named.attribution.labels.get("target")
-                if named is not None and target is not None and operation.charge.cost > named.held_cost:
-                    planned.targets[target] = None
+                self._plan_overrun(operation)
+            elif isinstance(operation, Record):
+                planned.reservation_ids[operation.reservation_id] = None
+                # Where it is known it is settled, else it is written down as a call of its own time.
+                self._plan_overrun(operation)
+                books.plan_demand(operation.demand, min(operation.at_ms, now_ms))
+
+    def _plan_overrun(self, operation: Settle | Record) -> None:
+        named = self._named.get(operation.reservation_id)
+        if named is not None:
+            labels, held_cost = named.attribution.labels, named.held_cost
+        elif isinstance(operation, Record):
+            labels, held_cost = operation.demand.labels, operation.demand.quote.at(operation.demand.caps.wanted).cost
+        else:
+            return
+        target = labels.get("target")
+        if target is not None and operation.charge.cost > held_cost:
+            self._books.planned.targets[target] = None
 
     async def _load_reservations(self, batch: PostgresBatch, record: Mapping[str, Any]) -> None:
         columns = [record[name] or () for name in _OPEN_COLUMNS]

@@ -133,7 +133,7 @@ class PostgresBooks:
         self._stored = {one.limit.identity: one for one in stored}
         is_own = self._own is not None and not self.is_outdated
         self._limits = self._own if is_own and self._own else AppliedLimits(tuple(one.limit for one in stored))
-        self._overrides = await overrides(connection)
+        self._overrides = {key: one.amount for key, one in (await overrides(connection)).items()}
 
     def forget(self) -> None:
         """Forget all but reservations: after anything went wrong, or when there is too much to remember."""
@@ -299,6 +299,10 @@ class PostgresBooks:
         """See `BatchBooks`."""
         key = demand.labels.get("key", "")
         return self.subjects.open(lines.subjects, key=key, per_hour=demand.new_subjects_per_hour, now_ms=now_ms)
+
+    def note_subjects(self, lines: Lines) -> None:
+        """See `BatchBooks`."""
+        self.subjects.note(lines.subjects)
 
     def note_overrun(self, target: str, entry: Entry, *, reserved_at_ms: int, now_ms: int) -> None:
         """See `BatchBooks`."""

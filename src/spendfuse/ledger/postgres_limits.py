@@ -12,7 +12,7 @@ from spendfuse.core.money import AMOUNT_MAX
 from spendfuse.core.subjects import each_text
 from spendfuse.core.windows import Window
 from spendfuse.ledger.applied import AppliedLimits, window_of
-from spendfuse.ledger.definitions import StoredLimit, limit_from_text, limit_text
+from spendfuse.ledger.definitions import Override, StoredLimit, limit_from_text, limit_text
 from spendfuse.ledger.folding import Sum, fits_rollup, fold, sums
 from spendfuse.ledger.postgres_connection import PostgresConnection
 from spendfuse.ledger.statements import sql
@@ -57,10 +57,10 @@ async def limits_in_force(connection: PostgresConnection) -> list[StoredLimit]:
     return [StoredLimit(limit_id, limit_from_text(text), since_ms) for limit_id, text, since_ms in rows]
 
 
-async def overrides(connection: PostgresConnection) -> dict[tuple[int, str], int]:
+async def overrides(connection: PostgresConnection) -> dict[tuple[int, str], Override]:
     """The amounts that beat the config's, by limit number and subject."""
     rows = await connection.rows(_SELECT_OVERRIDES)
-    return {(limit_id, subject): amount for limit_id, subject, amount in rows}
+    return {(limit_id, subject): Override(amount) for limit_id, subject, amount in rows}
 
 
 async def label_sets(connection: PostgresConnection) -> dict[int, Labels]:
@@ -133,7 +133,7 @@ async def _note_known_subjects(connection: PostgresConnection, limit: Limit) -> 
 
 async def _open_balances(connection: PostgresConnection, limit: Limit, limit_id: int, now_ms: int) -> None:
     window = window_of(limit, now_ms)
-    own_amounts = await overrides(connection)
+    own_amounts = {key: override.amount for key, override in (await overrides(connection)).items()}
     folded = await Fold(connection).of(limit, window, use_rollup=True)
     await _note_subjects(connection, {(limit.each, subject) for subject in folded})
     subjects = sorted(folded)

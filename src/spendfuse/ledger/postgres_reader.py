@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from spendfuse.clock import Clock
 from spendfuse.core.windows import NS_PER_MS, Window
 from spendfuse.ledger.applied import window_of
-from spendfuse.ledger.definitions import StoredLimit
+from spendfuse.ledger.definitions import Override, StoredLimit
 from spendfuse.ledger.folding import SumRow, mismatches, spend_parts, spend_rows
 from spendfuse.ledger.lines import always_shown, balance_line, rate_line
 from spendfuse.ledger.postgres_connection import PostgresConnection, unavailable
@@ -66,7 +66,7 @@ class PostgresReader:
             found: list[Mismatch] = []
             for (limit_id, window), balances in kept.items():
                 limit = stored[limit_id].limit
-                found += mismatches(limit.name, window, balances, await fold.of(limit, window))
+                found += mismatches(limit, window, balances, await fold.of(limit, window))
             return found
 
     async def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> list[SpendRow]:
@@ -96,7 +96,7 @@ class PostgresReader:
 
 
 async def _lines(
-    connection: PostgresConnection, stored: StoredLimit, amounts: dict[tuple[int, str], int], now_ns: int
+    connection: PostgresConnection, stored: StoredLimit, amounts: dict[tuple[int, str], Override], now_ns: int
 ) -> list[BalanceLine]:
     limit_id, limit = stored.limit_id, stored.limit
     if limit.is_rate:

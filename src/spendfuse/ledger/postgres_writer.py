@@ -16,29 +16,34 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar, assert_never
 
 from spendfuse.clock import Clock, SystemClock
-from spendfuse.core.errors import LedgerClosed, LedgerError
+from spendfuse.core.errors import LedgerClosed
 from spendfuse.core.reservations import ReservationId
 from spendfuse.core.subjects import hour_of
 from spendfuse.core.windows import MS_PER_S, NS_PER_MS
-from spendfuse.ledger.applied import AppliedLimits, wrong_subject
+from spendfuse.ledger.applied import WITHOUT_LIMITS, AppliedLimits
 from spendfuse.ledger.operations import (
     AddKey,
+    ApplyLimits,
     ClearOverrun,
     CountRefusals,
     ExpireDue,
     Extend,
     Operation,
     Outcome,
+    Record,
+    Repair,
     Reserve,
     RevokeKey,
     SetAmount,
     Settle,
+    Upkeep,
     Void,
 )
 from spendfuse.ledger.postgres_batch import Locking, PostgresBatch
 from spendfuse.ledger.postgres_books import PostgresBooks
 from spendfuse.ledger.postgres_connection import ConnectionLost, PostgresConnection, StartAgain
-from spendfuse.ledger.postgres_limits import apply_limits, lock_store, set_amount
+from spendfuse.ledger.postgres_limits import apply_limits, lock_store
+from spendfuse.ledger.postgres_rare import RareOperation, run_rare
 from spendfuse.ledger.statements import sql
 from spendfuse.ledger.store import KeyRecord, TargetOverrun, Topic
 
@@ -61,17 +66,10 @@ _HAS_DEAD_OWNERS = sql("postgres", "has_dead_owners")
 _DELETE_DEAD_OWNERS = sql("postgres", "delete_dead_owners")
 _DELETE_IDLE_RATES = sql("postgres", "delete_idle_rates")
 _DELETE_OPENED_SUBJECTS = sql("postgres", "delete_opened_subjects")
-_GROW_REVISION = sql("postgres", "grow_revision")
-_SELECT_TAKEN_KEYS = sql("postgres", "select_taken_keys")
-_INSERT_KEY = sql("postgres", "insert_key")
-_REVOKE_KEY = sql("postgres", "revoke_key")
-_DELETE_OVERRUN = sql("postgres", "delete_overrun")
 _SELECT_KEYS = sql("postgres", "select_keys")
 _SELECT_OVERRUNS = sql("postgres", "select_overruns")
 _SELECT_REVISIONS = sql("postgres", "select_revisions")
 
-_Rare = SetAmount | AddKey | RevokeKey | ClearOverrun
-"""What runs alone with the store."""
 _T = TypeVar("_T")
 
 
@@ -250,19 +248,18 @@ class PostgresWriter:
         await connection.run("BEGIN")
         looks_after_owners = any(isinstance(one, ExpireDue) for one in operations)
         has_dead_owners = looks_after_owners and await connection.only(_HAS_DEAD_OWNERS, self.owner_id)
-        if has_dead_owners or any(isinstance(one, _Rare) for one in operations):
+        if has_dead_owners or any(isinstance(one, RareOperation) for one in operations):
             await lock_store(connection)
         if has_dead_owners:
             await connection.change(_DELETE_DEAD_OWNERS, self.owner_id)
         outcomes: list[Outcome] = []
         batches: list[PostgresBatch] = []
         # Only alone with the store are there rare ones between, and rows locked more than once.
-        for is_rare, part in itertools.groupby(operations, lambda one: isinstance(one, _Rare)):
-            if is_rare:
-                for one in part:
-                    outcomes.append(await self._run_rare(connection, one, is_repeated=is_repeated))
-                continue
+        for is_rare, part in itertools.groupby(operations, lambda one: isinstance(one, RareOperation)):
             several = list(part)
+            if is_rare:
+                outcomes += [await self._run_rare(connection, one, is_repeated=is_repeated) for one in several]
+                continue
             batch = await self._locked(connection, several)
             batches.append(batch)
             outcomes += [self._execute(batch, one) for one in several]
@@ -270,6 +267,11 @@ class PostgresWriter:
         if looks_after_owners:
             await self._keep_house(connection)
         return outcomes, batches
+
+    async def _run_rare(self, connection: PostgresConnection, operation: Operation, *, is_repeated: bool) -> Outcome:
+        assert isinstance(operation, RareOperation)
+        now_ms = await self._read_time(connection) // NS_PER_MS
+        return await run_rare(connection, self._books, operation, now_ms=now_ms, is_repeated=is_repeated)
 
     async def _locked(self, connection: PostgresConnection, operations: Sequence[Operation]) -> PostgresBatch:
         clock_ns = None if self._clock is None else self._clock.now_ns()
@@ -284,7 +286,7 @@ class PostgresWriter:
     def _execute(self, batch: PostgresBatch, operation: Operation) -> Outcome:
         match operation:
             case Reserve():
-                return batch.reserve(operation) if self.owner_id else _WITHOUT_LIMITS
+                return batch.reserve(operation) if self.owner_id else WITHOUT_LIMITS
             case Settle():
                 return batch.settle(operation)
             case Void():
@@ -295,36 +297,12 @@ class PostgresWriter:
                 return batch.expire_due()
             case CountRefusals():
                 return batch.count_refusals(operation)
-            case SetAmount() | AddKey() | RevokeKey() | ClearOverrun():
+            case Record():
+                return batch.record(operation)
+            case SetAmount() | ApplyLimits() | AddKey() | RevokeKey() | ClearOverrun() | Upkeep() | Repair():
                 raise AssertionError("not part of a batch")
             case _:
                 assert_never(operation)
-
-    async def _run_rare(self, connection: PostgresConnection, operation: Operation, *, is_repeated: bool) -> Outcome:
-        now_ms = await self._read_time(connection) // NS_PER_MS
-        match operation:
-            case SetAmount():
-                return await self._set_amount(connection, operation, now_ms)
-            case AddKey():
-                return await _add_key(connection, operation.record, now_ms, is_repeated=is_repeated)
-            case RevokeKey():
-                return await _changed(connection, Topic.KEYS, _REVOKE_KEY, now_ms, operation.name)
-            case ClearOverrun():
-                return await _changed(connection, Topic.OVERRUNS, _DELETE_OVERRUN, operation.target)
-            case _:
-                raise AssertionError("not a rare operation")
-
-    async def _set_amount(
-        self, connection: PostgresConnection, operation: SetAmount, now_ms: int
-    ) -> LedgerError | None:
-        await self._books.reload(connection)
-        stored = self._books.stored_limit(operation.limit_name)
-        if stored is None:
-            return LedgerError(f"no limit in force is named {operation.limit_name!r}")
-        if (wrong := wrong_subject(stored.limit, operation.subject)) is not None:
-            return wrong
-        await set_amount(connection, stored, operation.subject, amount=operation.amount, now_ms=now_ms)
-        return None
 
     async def _keep_house(self, connection: PostgresConnection) -> None:
         """Renew the lease and purge, each when it is due. Last in a transaction: nothing is waited for afterwards."""
@@ -351,28 +329,3 @@ class PostgresWriter:
     def _guessed_ns(self) -> int:
         """About the store's time: which windows to lock. What counts is the time that comes with the locks."""
         return int(self._stopwatch.monotonic_s() * _NS_PER_S) + self._store_ahead_ns
-
-
-async def _add_key(
-    connection: PostgresConnection, key: KeyRecord, now_ms: int, *, is_repeated: bool
-) -> LedgerError | None:
-    taken = await connection.rows(_SELECT_TAKEN_KEYS, key.name, key.digest)
-    if is_repeated and taken == [(key.name, key.digest, key.revoked_at_ms)]:
-        return None  # It was stored by a commit whose success went unseen.
-    if taken:
-        return LedgerError(f"a live key named {key.name!r}, or with the same secret, is stored already")
-    labels, labels_from = json.dumps(dict(key.labels)), json.dumps(key.labels_from)
-    row = (key.name, key.digest, labels, labels_from, key.created_at_ms or now_ms, key.revoked_at_ms)
-    await connection.change(_INSERT_KEY, *row)
-    await connection.change(_GROW_REVISION, Topic.KEYS.value)
-    return None
-
-
-async def _changed(connection: PostgresConnection, topic: Topic, statement: str, *parameters: object) -> bool:
-    if not await connection.rows(statement, *parameters):
-        return False
-    await connection.change(_GROW_REVISION, topic.value)
-    return True
-
-
-_WITHOUT_LIMITS = LedgerError("this process opened the store without limits, so it can't reserve")

@@ -11,11 +11,12 @@ from spendfuse.clock import Clock, SystemClock
 from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.core.limits import Limit
 from spendfuse.ledger.applied import AppliedLimits
-from spendfuse.ledger.batching import STORE_TIMEOUT_S, BatchingLedger
+from spendfuse.ledger.batching import STORE_TIMEOUT_S
 from spendfuse.ledger.operations import Operation, Outcome
 from spendfuse.ledger.sqlite_reader import SqliteReader
 from spendfuse.ledger.sqlite_writer import SqliteWriter
 from spendfuse.ledger.store import BalanceLine, KeyRecord, Ledger, Mismatch, SpendRow, TargetOverrun, Topic
+from spendfuse.ledger.verbs import BatchingLedger
 from spendfuse.ledger.worker import WorkerThread
 
 

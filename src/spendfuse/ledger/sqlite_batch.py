@@ -59,6 +59,8 @@ class SqliteBatch(Batch):
             connection.executemany(_DELETE_RESERVATION, changes.ended)
         if changes.entries:
             connection.executemany(_INSERT_ENTRY, changes.entries)
+            # A recorded call has an entry without ever having been a reservation.
+            self._rows.note_ids(changes.entries)
         if changes.spend:
             connection.executemany(_UPSERT_SPEND, [(*key, *sums) for key, sums in changes.spend.items()])
         self._rows.write()

@@ -101,7 +101,7 @@ class Books:
         self._limits = (
             self._own if self._own and not self.is_outdated else AppliedLimits(tuple(s.limit for s in stored))
         )
-        self._overrides = overrides(self._connection)
+        self._overrides = {key: one.amount for key, one in overrides(self._connection).items()}
         self._forget_rows()
 
     def drop(self) -> None:
@@ -165,13 +165,17 @@ class Books:
         key = demand.labels.get("key", "")
         return self._subjects.open(lines.subjects, key=key, per_hour=demand.new_subjects_per_hour, now_ms=now_ms)
 
+    def note_subjects(self, lines: Lines) -> None:
+        """See `BatchBooks`."""
+        self._subjects.note(lines.subjects)
+
     def note_overrun(self, target: str, entry: Entry, *, reserved_at_ms: int, now_ms: int) -> None:
         """See `BatchBooks`."""
         note_overrun(self._connection, target, entry, reserved_at_ms=reserved_at_ms, now_ms=now_ms)
 
-    def note_ids(self, opened: Sequence[tuple[object, ...]]) -> None:
-        """Reservations that were written."""
-        self.newest_id = max(self.newest_id, *[cast("int", row[0]) for row in opened])
+    def note_ids(self, written: Sequence[tuple[object, ...]]) -> None:
+        """Reservations or entries that were written."""
+        self.newest_id = max(self.newest_id, *[cast("int", row[0]) for row in written])
 
     def touch_balance(self, row: BalanceRow) -> None:
         """A balance to be written."""

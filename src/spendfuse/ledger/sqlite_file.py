@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from spendfuse.core.errors import LedgerError, LedgerUnavailable
-from spendfuse.ledger.statements import migrations, split_script
+from spendfuse.ledger.statements import Migration, migrations, split_script
 
 _WAL_RACE_FIXED = ((3, 44, 6), (3, 50, 7), (3, 51, 3))
 
@@ -145,8 +145,8 @@ def transaction(connection: sqlite3.Connection) -> Generator[None]:
         raise
 
 
-def migrate(connection: sqlite3.Connection, now_ms: int) -> None:
-    """Bring the schema up to date, within the caller's transaction.
+def migrate(connection: sqlite3.Connection, now_ms: int, known: list[Migration] | None = None) -> list[str]:
+    """Bring the schema up to date, within the caller's transaction; what was applied, as `0001_first`.
 
     Raises:
         LedgerError: a newer Spendfuse has written this store.
@@ -156,8 +156,9 @@ def migrate(connection: sqlite3.Connection, now_ms: int) -> None:
         " (number INTEGER PRIMARY KEY, name TEXT NOT NULL, applied_at_ms INTEGER NOT NULL) STRICT"
     )
     applied: int = connection.execute("SELECT coalesce(max(number), 0) FROM migration").fetchone()[0]
-    known = migrations("sqlite")
+    known = migrations("sqlite") if known is None else known
     newest = known[-1][0]
+    done: list[str] = []
     if applied > newest:
         raise LedgerError(
             f"the store has schema {applied}, this Spendfuse knows up to {newest}:"
@@ -168,3 +169,5 @@ def migrate(connection: sqlite3.Connection, now_ms: int) -> None:
             for statement in split_script(script):
                 connection.execute(statement)
             connection.execute("INSERT INTO migration VALUES (?, ?, ?)", (number, name, now_ms))
+            done.append(f"{number:04}_{name}")
+    return done

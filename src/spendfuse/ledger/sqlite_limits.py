@@ -13,7 +13,7 @@ from spendfuse.core.limits import Limit
 from spendfuse.core.money import AMOUNT_MAX
 from spendfuse.core.windows import Window
 from spendfuse.ledger.applied import AppliedLimits, window_of
-from spendfuse.ledger.definitions import StoredLimit, limit_from_text, limit_text
+from spendfuse.ledger.definitions import Override, StoredLimit, limit_from_text, limit_text
 from spendfuse.ledger.folding import Sum, fits_rollup, fold, sums
 from spendfuse.ledger.sqlite_subjects import note_subjects
 from spendfuse.ledger.statements import sql
@@ -49,9 +49,10 @@ def limits_in_force(connection: sqlite3.Connection) -> list[StoredLimit]:
     return [StoredLimit(limit_id, limit_from_text(text), since_ms) for limit_id, text, since_ms in rows]
 
 
-def overrides(connection: sqlite3.Connection) -> dict[tuple[int, str], int]:
+def overrides(connection: sqlite3.Connection) -> dict[tuple[int, str], Override]:
     """The amounts that beat the config's, by limit number and subject."""
-    return {(limit_id, subject): amount for limit_id, subject, amount in connection.execute(_SELECT_OVERRIDES)}
+    rows = connection.execute(_SELECT_OVERRIDES)
+    return {(limit_id, subject): Override(amount) for limit_id, subject, amount in rows}
 
 
 def apply_limits(connection: sqlite3.Connection, applied: AppliedLimits, now_ms: int) -> None:
@@ -115,7 +116,7 @@ def _note_known_subjects(connection: sqlite3.Connection, limit: Limit) -> None:
 
 def _open_balances(connection: sqlite3.Connection, limit: Limit, limit_id: int, now_ms: int) -> None:
     window = window_of(limit, now_ms)
-    amounts = overrides(connection)
+    amounts = {key: override.amount for key, override in overrides(connection).items()}
     folded = Fold(connection).of(limit, window, use_rollup=True)
     note_subjects(connection, [(limit.each, subject) for subject in folded])
     for subject, (settled, reserved) in folded.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 from spendfuse.clock import Clock
 from spendfuse.core.windows import NS_PER_MS, Window
 from spendfuse.ledger.applied import window_of
-from spendfuse.ledger.definitions import StoredLimit
+from spendfuse.ledger.definitions import Override, StoredLimit
 from spendfuse.ledger.folding import SumRow, mismatches, spend_parts, spend_rows
 from spendfuse.ledger.lines import always_shown, balance_line, rate_line
 from spendfuse.ledger.sqlite_file import connect_reader, store_errors
@@ -70,7 +70,7 @@ class SqliteReader:
             found: list[Mismatch] = []
             for (limit_id, window), balances in kept.items():
                 limit = stored[limit_id].limit
-                found += mismatches(limit.name, window, balances, fold.of(limit, window))
+                found += mismatches(limit, window, balances, fold.of(limit, window))
             return found
 
     def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> list[SpendRow]:
@@ -117,7 +117,9 @@ class SqliteReader:
             finally:
                 self._connection.execute("ROLLBACK")
 
-    def _lines(self, stored: StoredLimit, amounts: dict[tuple[int, str], int], now_ns: int) -> Iterator[BalanceLine]:
+    def _lines(
+        self, stored: StoredLimit, amounts: dict[tuple[int, str], Override], now_ns: int
+    ) -> Iterator[BalanceLine]:
         limit_id, limit = stored.limit_id, stored.limit
         if limit.is_rate:
             tats: dict[str, int] = dict(self._connection.execute(_SELECT_RATES, (limit_id, now_ns)))

@@ -14,19 +14,24 @@ from spendfuse.core.errors import LedgerClosed, LedgerError
 from spendfuse.core.reservations import Entry
 from spendfuse.core.subjects import hour_of
 from spendfuse.core.windows import NS_PER_MS
-from spendfuse.ledger.applied import AppliedLimits, wrong_subject
+from spendfuse.ledger.applied import WITHOUT_LIMITS, AppliedLimits, wrong_subject
 from spendfuse.ledger.operations import (
     AddKey,
+    ApplyLimits,
+    CallOperation,
     ClearOverrun,
     CountRefusals,
     ExpireDue,
     Extend,
     Operation,
     Outcome,
+    Record,
+    Repair,
     Reserve,
     RevokeKey,
     SetAmount,
     Settle,
+    Upkeep,
     Void,
 )
 from spendfuse.ledger.sqlite_batch import SqliteBatch
@@ -43,6 +48,7 @@ from spendfuse.ledger.sqlite_file import (
 from spendfuse.ledger.sqlite_limits import apply_limits, update_amounts
 from spendfuse.ledger.sqlite_overruns import clear_overrun
 from spendfuse.ledger.sqlite_subjects import note_subjects
+from spendfuse.ledger.sqlite_upkeep import keep_up, repair
 from spendfuse.ledger.statements import sql
 from spendfuse.ledger.store import Topic
 
@@ -144,7 +150,7 @@ class SqliteWriter:
         if self._books.refresh() and self.owner_id:
             self._keep_registered(now_ns // NS_PER_MS)
         batch = SqliteBatch(self._connection, self._books, owner_id=self.owner_id, now_ns=now_ns)
-        batch.read([one.reservation_id for one in operations if isinstance(one, Settle | Reserve | Void | Extend)])
+        batch.read([one.reservation_id for one in operations if isinstance(one, CallOperation)])
         outcomes = [self._execute(batch, one, now_ns // NS_PER_MS) for one in operations]
         batch.write()
         return outcomes
@@ -152,7 +158,7 @@ class SqliteWriter:
     def _execute(self, batch: SqliteBatch, operation: Operation, now_ms: int) -> Outcome:
         match operation:
             case Reserve():
-                return batch.reserve(operation) if self.owner_id else _WITHOUT_LIMITS
+                return batch.reserve(operation) if self.owner_id else WITHOUT_LIMITS
             case Settle():
                 return batch.settle(operation)
             case Void():
@@ -163,8 +169,20 @@ class SqliteWriter:
                 return self._expire_due(batch, now_ms)
             case CountRefusals():
                 return self._count_refusals(operation, now_ms)
+            case Record():
+                return batch.record(operation)
             case SetAmount():
                 return self._set_amount(batch, operation, now_ms)
+            case ApplyLimits():
+                return self._apply(batch, operation, now_ms)
+            case Upkeep():
+                batch.write()
+                return keep_up(self._connection, retention_ms=operation.retention_ms, now_ms=now_ms)
+            case Repair():
+                batch.write()
+                repaired = repair(self._connection, now_ms=now_ms)
+                self._books.reload_limits()
+                return repaired
             case AddKey():
                 return self._add_key(operation, now_ms)
             case RevokeKey():
@@ -214,6 +232,9 @@ class SqliteWriter:
         self._books.reload_limits()
         return None
 
+    def _apply(self, batch: SqliteBatch, operation: ApplyLimits, now_ms: int) -> LedgerError | None:
+        raise NotImplementedError
+
     def _add_key(self, operation: AddKey, now_ms: int) -> LedgerError | None:
         key = operation.record
         labels, labels_from = json.dumps(dict(key.labels)), json.dumps(key.labels_from)
@@ -259,6 +280,3 @@ class SqliteWriter:
             batch = SqliteBatch(self._connection, self._books, owner_id=self.owner_id, now_ns=now_ns)
             batch.expire_due()
             batch.write()
-
-
-_WITHOUT_LIMITS = LedgerError("this process opened the store without limits, so it can't reserve")

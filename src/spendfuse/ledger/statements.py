@@ -4,6 +4,8 @@ import sqlite3
 from importlib.resources import files
 
 _PACKAGE = "spendfuse.ledger"
+Migration = tuple[int, str, str]
+"""Number, name, script."""
 
 
 def sql(engine: str, name: str) -> str:
@@ -12,10 +14,10 @@ def sql(engine: str, name: str) -> str:
     return "\n".join(line for line in text.splitlines() if not line.startswith("--")).strip()
 
 
-def migrations(engine: str) -> list[tuple[int, str, str]]:
-    """All migrations in order: number, name, script."""
+def migrations(engine: str) -> list[Migration]:
+    """All migrations in order."""
     folder = files(_PACKAGE).joinpath("migrations", engine)
-    found: list[tuple[int, str, str]] = []
+    found: list[Migration] = []
     for file in folder.iterdir():
         if file.name.endswith(".sql"):
             number, _, name = file.name.removesuffix(".sql").partition("_")

@@ -14,7 +14,8 @@ from typing import Protocol
 
 from spendfuse.core.decisions import Admitted, Fit, Refused
 from spendfuse.core.labels import Labels
-from spendfuse.core.quotes import CapRange, Quote
+from spendfuse.core.limits import Limit
+from spendfuse.core.quotes import Amounts, CapRange, Quote
 from spendfuse.core.reservations import Charge, Entry, ReservationId
 from spendfuse.core.subjects import NEW_SUBJECTS_PER_HOUR
 
@@ -52,19 +53,62 @@ class BalanceLine:
     settled: int
     reserved: int
     resets_at_ms: int | None
+    override_ends_at_ms: int | None = None
+    """When the amount goes back to the config's; None for one that was set without an end."""
 
 
 @dataclass(frozen=True, slots=True)
-class Mismatch:
-    """One balance that differs from the fold of its entries and open reservations."""
+class BalanceMismatch:
+    """One balance that differs from the fold of its entries and open reservations; figures are in the limit's unit.
+
+    `settled_by_entries` counts what was carried over from entries that retention has deleted.
+    """
 
     limit_name: str
+    unit: str
+    each: tuple[str, ...]
     subject: str
     window_starts_at_ms: int
+    window_ends_at_ms: int | None
     settled: int
     settled_by_entries: int
     reserved: int
     reserved_by_reservations: int
+
+
+@dataclass(frozen=True, slots=True)
+class RollupSums:
+    """What calls add up to in the rollup of spend; nano-dollars and tokens."""
+
+    requests: int
+    calls: int
+    cost: int
+    input_tokens: int
+    output_tokens: int
+    estimated_cost: int
+
+
+@dataclass(frozen=True, slots=True)
+class RollupMismatch:
+    """A quarter of an hour of spend by calls with equal labels that differs from the entries it adds up."""
+
+    bucket_ms: int
+    labels: Labels
+    rolled_up: RollupSums
+    by_entries: RollupSums
+
+
+@dataclass(frozen=True, slots=True)
+class StaleReservation:
+    """A reservation that stands open although it has its closing entry; what it holds, nobody will ever free."""
+
+    reservation_id: ReservationId
+    reserved_at_ms: int
+    held: Amounts
+
+
+Mismatch = BalanceMismatch | RollupMismatch | StaleReservation
+"""What an audit finds wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +221,21 @@ class Ledger(Protocol):
     async def expire_due(self) -> Sequence[Entry]:
         """Charge every open reservation at its quote whose owner is gone or whose deadline has passed.
 
-        Also renews this owner's lease when that is due, so it must be called every few seconds: see `keeper`.
+        Also renews this owner's lease when that is due, and takes back the amounts whose end (`set_amount`) has come,
+        so it must be called every few seconds: see `keeper`.
+        """
+        ...
+
+    async def record(self, demand: Demand, charge: Charge, *, at_ms: int) -> Entry:
+        """Write down a call that was served without a reservation while the store was away: its closing entry, and
+        what that adds to the balances and rates of `at_ms`, the time of the call (the store's now, where that is
+        earlier).
+
+        Never refuses: a balance that has no room grows above its amount, as overrun. Repeating it with the same id
+        returns the same entry, also after its reservation was made and ended in another way.
+
+        Raises:
+            LedgerUnavailable: as `settle`.
         """
         ...
 
@@ -189,17 +247,52 @@ class Ledger(Protocol):
         """The current windows of all applied limits, or of one."""
         ...
 
-    async def set_amount(self, limit_name: str, subject: str, amount: int | None) -> None:
+    async def set_amount(
+        self, limit_name: str, subject: str, amount: int | None, *, until_ms: int | None = None
+    ) -> None:
         """Override the amount of a limit for one subject, or with None go back to the config's. Holds at once, in every
-        process; the ceiling of a balance never falls below what is committed.
+        process; the ceiling of a balance never falls below what is committed. An amount with an end goes back to the
+        config's at `until_ms` by the store's clock, at the latest one keeper interval behind it.
 
         Raises:
-            LedgerError: no applied limit has this name.
+            LedgerError: no applied limit has this name, or `until_ms` is over already.
+        """
+        ...
+
+    async def apply(self, limits: tuple[Limit, ...]) -> None:
+        """Make these limits the ones that rule, in this process and in the store, in one transaction.
+
+        A limit that comes into force opens at the fold of what was spent. Other processes refuse to reserve until they
+        have applied the same ones; a `reserve` that meets newer limits waits up to a second for its own process to.
+
+        Raises:
+            LedgerUnavailable: the store did not commit; the old limits are this process's still.
         """
         ...
 
     async def audit(self) -> Sequence[Mismatch]:
-        """Recompute every current and past balance from entries and open reservations; empty when all agree."""
+        """Recompute from entries and open reservations every balance, but those that retention is about to delete, and
+        the rollup of spend as far back as there are entries; empty when all agree.
+        """
+        ...
+
+    async def repair(self) -> Sequence[Mismatch]:
+        """Audit, and set what differs to what it should be, in one transaction: what differed. Looked at again under
+        the store's lock, so that calls may go on meanwhile. Each correction is kept in the store, with its time.
+
+        Entries are never changed, nor are open reservations, but for stale ones, which go.
+
+        Raises:
+            LedgerUnavailable: the store did not commit; nothing was repaired.
+        """
+        ...
+
+    async def upkeep(self, retention_ms: int | None) -> bool:
+        """Do a bounded piece of what keeps the store small and its reports fast; True when more is left to do.
+
+        Deletes entries older than `retention_ms` (None: keeps all), and the past balances that they made up, but for
+        those of windows that have not ended; the rollups of spend stay. Forgets rates at rest.
+        """
         ...
 
     async def spend(self, label: str, *, since_ms: int, until_ms: int | None = None) -> Sequence[SpendRow]:

@@ -35,6 +35,13 @@ class Subjects(ABC):
         self._remember(unseen)
         return None
 
+    def note(self, limits: Iterable[tuple[Limit, str]]) -> None:
+        """These are not new any more, and count for nobody."""
+        unseen = unseen_subjects(limits, self._is_seen)
+        if unseen:
+            self._note(unseen)
+            self._remember(unseen)
+
     def forget(self) -> None:
         """After a rollback: what was noted has not been seen."""
         self._seen.clear()

@@ -1,0 +1,143 @@
+"""What ledgers in memory share, as a database file is shared by several processes, and what can be read from it.
+
+No balance is stored: whenever one is needed, the entries and open reservations are added up.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from spendfuse.core.decisions import Balance, RateState
+from spendfuse.core.labels import FLEETING_LABELS, Labels, Subject
+from spendfuse.core.limits import Limit
+from spendfuse.core.quotes import Amounts
+from spendfuse.core.reservations import ReservationId
+from spendfuse.core.windows import NS_PER_MS, Window
+from spendfuse.ledger.applied import AppliedLimits, window_of
+from spendfuse.ledger.definitions import Override
+from spendfuse.ledger.endings import Ending, settled_by
+from spendfuse.ledger.lines import balance_line, rate_line
+from spendfuse.ledger.store import BalanceLine, KeyRecord, RefusalCount, SpendRow, TargetOverrun, Topic
+
+
+@dataclass(slots=True)
+class Reservation:
+    """A reservation through its whole life: open while it has no endings."""
+
+    owner_id: int
+    labels: Labels
+    reserved_at_ms: int
+    deadline_ms: int
+    cap: int
+    held: Amounts
+    endings: list[Ending] = field(default_factory=list[Ending])
+
+
+@dataclass(slots=True)
+class MemoryStore:
+    """Limits, reservations with their entries, and all else that a store keeps."""
+
+    limits: AppliedLimits = field(default_factory=lambda: AppliedLimits(()))
+    overrides: dict[tuple[str, str], Override] = field(default_factory=dict[tuple[str, str], Override])
+    """By a limit's identity and subject."""
+    tats_ns: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+    reservations: dict[ReservationId, Reservation] = field(default_factory=dict[ReservationId, Reservation])
+    refusals: list[RefusalCount] = field(default_factory=list[RefusalCount])
+    keys: list[KeyRecord] = field(default_factory=list[KeyRecord])
+    overruns: dict[str, TargetOverrun] = field(default_factory=dict[str, TargetOverrun])
+    seen: set[Subject] = field(default_factory=set[Subject])
+    opened: Counter[tuple[str, int]] = field(default_factory=Counter[tuple[str, int]])
+    """How many new subjects each key opened, by the start of the hour."""
+    revisions: Counter[Topic] = field(default_factory=Counter[Topic])
+    owners: set[int] = field(default_factory=set[int])
+    owners_ever: int = 0
+
+    def apply(self, limits: AppliedLimits, now_ms: int) -> None:
+        """Make these limits the ones that rule."""
+        wanted = {limit.identity for limit in limits.limits}
+        before = {limit.identity for limit in self.limits.limits}
+        for identity, subject in list(self.tats_ns):
+            if identity not in wanted & before:
+                del self.tats_ns[identity, subject]
+        self.limits = limits
+        for limit in limits.limits:
+            if limit.identity not in before:
+                self.seen.update((limit.each, subject) for subject in self._known_subjects(limit, now_ms))
+
+    def balance(self, limit: Limit, subject: str, at_ms: int) -> Balance:
+        """A balance in the window of an instant."""
+        window = window_of(limit, at_ms)
+        settled, reserved = self._fold(limit, window).get(subject, (0, 0))
+        return Balance(limit, subject, self._amount(limit, subject), settled, reserved, window.ends_at_ms)
+
+    def rate(self, limit: Limit, subject: str) -> RateState:
+        """A rate as it stands."""
+        tat_ns = self.tats_ns.get((limit.identity, subject), 0)
+        return RateState(limit, subject, self._amount(limit, subject), tat_ns)
+
+    def lines(self, limit: Limit, now_ns: int) -> Iterator[BalanceLine]:
+        """The current window of a limit, as it is listed."""
+        always: set[str] = set() if limit.each else {"[]"}
+        if limit.is_rate:
+            tats_ns = {
+                subject: tat_ns
+                for (identity, subject), tat_ns in self.tats_ns.items()
+                if identity == limit.identity and tat_ns > now_ns
+            }
+            for subject in sorted(tats_ns.keys() | always):
+                override = self.overrides.get((limit.identity, subject))
+                yield rate_line(limit, subject, override, tats_ns.get(subject, 0), now_ns)
+            return
+        window = window_of(limit, now_ns // NS_PER_MS)
+        fold = self._fold(limit, window)
+        for subject in sorted(fold.keys() | always):
+            settled, reserved = fold.get(subject, (0, 0))
+            override = self.overrides.get((limit.identity, subject))
+            yield balance_line(
+                limit, subject, override, settled=settled, reserved=reserved, resets_at_ms=window.ends_at_ms
+            )
+
+    def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> Sequence[SpendRow]:
+        """See `Ledger.spend`."""
+        rows: dict[str, SpendRow] = {}
+        for one in self.reservations.values():
+            if one.reserved_at_ms < since_ms or (until_ms is not None and one.reserved_at_ms >= until_ms):
+                continue
+            value = one.labels.get(label, "")
+            for ending in one.endings:
+                row = rows.get(value, SpendRow(value, 0, 0, 0, 0, 0))
+                amounts = ending.entry.amounts
+                rows[value] = SpendRow(
+                    value,
+                    row.calls + ending.calls,
+                    row.input_tokens + amounts.input_tokens,
+                    row.output_tokens + amounts.output_tokens,
+                    row.cost + amounts.cost,
+                    row.estimated_cost + ending.estimated_cost,
+                )
+        return sorted(rows.values(), key=lambda row: (-row.cost, row.value))
+
+    def _amount(self, limit: Limit, subject: str) -> int:
+        override = self.overrides.get((limit.identity, subject))
+        return limit.amount if override is None else override.amount
+
+    def _known_subjects(self, limit: Limit, now_ms: int) -> set[str]:
+        """Of whom a call was admitted before a limit came into force; of fleeting labels, in its window now."""
+        known = {limit.subject_of(one.labels) for one in self.reservations.values()}
+        if FLEETING_LABELS.isdisjoint(limit.each):
+            return known
+        return set() if limit.is_rate else set(self._fold(limit, window_of(limit, now_ms)))
+
+    def _fold(self, limit: Limit, window: Window) -> Mapping[str, tuple[int, int]]:
+        """Settled and reserved of every subject: what a balance is, word for word."""
+        totals: dict[str, tuple[int, int]] = {}
+        for one in self.reservations.values():
+            if window.holds(one.reserved_at_ms) and limit.covers(one.labels):
+                subject = limit.subject_of(one.labels)
+                settled, reserved = totals.get(subject, (0, 0))
+                if one.endings:
+                    settled += sum(settled_by(limit.unit, ending.entry) for ending in one.endings)
+                else:
+                    reserved += one.held.of(limit.unit)
+                totals[subject] = (settled, reserved)
+        return totals

@@ -1,0 +1,67 @@
+-- No batch may be half-way through these tables while they change.
+SELECT pg_advisory_xact_lock(store_lock_1());
+
+-- The part of `settled` whose entries are gone; only balances of windows that have not ended have one.
+ALTER TABLE balance ADD COLUMN carried bigint NOT NULL DEFAULT 0;
+CREATE INDEX balance_by_start ON balance (starts_at_ms) WHERE ends_at_ms IS NOT NULL;
+
+-- Entries of calls made before the horizon are gone; it only ever moves forward. Windows that began before it and are
+-- over have no balances any more, or are about to lose them.
+CREATE TABLE retention (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    horizon_ms bigint NOT NULL
+);
+INSERT INTO retention (horizon_ms) VALUES (0);
+CREATE FUNCTION keep_horizon_1() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP <> 'UPDATE' OR NEW.horizon_ms < OLD.horizon_ms THEN
+        RAISE EXCEPTION 'the horizon of retention only moves forward' USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER retention_moves_forward BEFORE UPDATE OR DELETE ON retention
+    FOR EACH ROW EXECUTE FUNCTION keep_horizon_1();
+CREATE TRIGGER retention_is_never_truncated BEFORE TRUNCATE ON retention
+    FOR EACH STATEMENT EXECUTE FUNCTION keep_horizon_1();
+
+-- Invariant 14: entries never change, and go only in the transaction that moved the horizon beyond them. Looked at once
+-- for each statement: a trigger for each row would cost more than the deletion.
+CREATE FUNCTION keep_entries_1() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM gone WHERE reserved_at_ms >= coalesce((SELECT horizon_ms FROM retention), 0)) THEN
+        RAISE EXCEPTION 'entries are deleted by retention only' USING ERRCODE = 'integrity_constraint_violation';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER entry_is_kept AFTER DELETE ON entry REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION keep_entries_1();
+DROP TRIGGER entry_never_changes ON entry;
+CREATE TRIGGER entry_never_changes BEFORE UPDATE ON entry
+    FOR EACH ROW EXECUTE FUNCTION refuse_change_of_entries();
+
+-- What retention deletes is vacuumed soon, so that new rows take its place: by default a fifth of a table may be dead.
+ALTER TABLE entry SET (
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 50000, autovacuum_vacuum_cost_delay = 0,
+    autovacuum_vacuum_insert_scale_factor = 0.05
+);
+ALTER TABLE opened_subjects SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
+ALTER TABLE owner SET (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
+ALTER TABLE refusal SET (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02);
+
+-- What `spendfuse audit --repair` corrected: the figures before and after it, as JSON. Append only.
+CREATE TABLE repair (
+    repair_no bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    repaired_at_ms bigint NOT NULL,
+    what text NOT NULL,
+    limit_name text NOT NULL,
+    subject text NOT NULL,
+    starts_at_ms bigint NOT NULL,
+    before text NOT NULL,
+    after text NOT NULL
+);
+CREATE FUNCTION refuse_change_of_repairs_1() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'repairs never change and are never deleted' USING ERRCODE = 'integrity_constraint_violation';
+END $$;
+CREATE TRIGGER repair_never_changes BEFORE UPDATE OR DELETE OR TRUNCATE ON repair
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_of_repairs_1();

@@ -1,0 +1,2 @@
+-- When an amount that was set for a subject goes back to the config's; NULL: not before it is reset.
+ALTER TABLE override ADD COLUMN until_ms INTEGER;

@@ -1,0 +1,190 @@
+"""The ledger as its callers see it: every verb as an operation of a batch, or as a question to the engine."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+from spendfuse.core.decisions import Admitted, Fit, Refused
+from spendfuse.core.errors import LedgerUnavailable, LimitsOutdated
+from spendfuse.core.limits import Limit
+from spendfuse.core.quotes import Quote
+from spendfuse.core.reservations import Charge, Entry, ReservationId
+from spendfuse.ledger.applied import AppliedLimits
+from spendfuse.ledger.batching import STORE_TIMEOUT_S, Batching
+from spendfuse.ledger.operations import (
+    AddKey,
+    ApplyLimits,
+    ClearOverrun,
+    CountRefusals,
+    Engine,
+    ExpireDue,
+    Extend,
+    Record,
+    Repair,
+    Reserve,
+    RevokeKey,
+    SetAmount,
+    Settle,
+    Upkeep,
+    Void,
+)
+from spendfuse.ledger.store import (
+    BalanceLine,
+    Demand,
+    KeyRecord,
+    Mismatch,
+    RefusalCount,
+    SpendRow,
+    TargetOverrun,
+    Topic,
+)
+
+RELOAD_WAIT_S = 1.0
+"""So long after another process has applied newer limits, reserves wait for this one to do so too."""
+
+
+class BatchingLedger(Batching):
+    """A `Ledger` over an engine. Bound to the event loop in which it was made; `start` must be called once."""
+
+    def __init__(self, engine: Engine, *, timeout_s: float = STORE_TIMEOUT_S) -> None:
+        super().__init__(engine, timeout_s=timeout_s)
+        self._applied = asyncio.Event()
+        """Set, and replaced, once this process has applied other limits."""
+        self._outdated_since_s: float | None = None
+
+    @property
+    def owner_id(self) -> int:
+        """See `Ledger`."""
+        return self._engine.owner_id
+
+    async def reserve(self, demand: Demand, *, wait_s: float = 0.0) -> Admitted | Refused:
+        """See `Ledger`."""
+        may_wait_s = 0.0 if demand.fit is Fit.WHOLE else wait_s
+        applied = self._applied
+        try:
+            outcome = await self._submit(self._reserves, Reserve(demand), may_wait_s)
+        except LimitsOutdated:
+            if not await self._newer_limits(applied):
+                raise
+            outcome = await self._submit(self._reserves, Reserve(demand), may_wait_s)
+        self._outdated_since_s = None
+        assert isinstance(outcome, Admitted | Refused)
+        return outcome
+
+    async def extend(self, reservation_id: ReservationId, *, quote: Quote, cap: int, deadline_s: float) -> bool:
+        """See `Ledger`."""
+        return await self._submit(self._freeing, Extend(reservation_id, quote, cap, deadline_s)) is True
+
+    def settle(self, reservation_id: ReservationId, charge: Charge) -> asyncio.Future[Entry]:
+        """See `Ledger`. Not a coroutine, as nobody needs to wait for it."""
+        _check_charge(charge)
+        try:
+            pending = self._enqueue(self._freeing, Settle(reservation_id, charge))
+        except LedgerUnavailable as error:
+            refused: asyncio.Future[Entry] = self._loop.create_future()
+            refused.set_exception(error)
+            return refused
+        return cast("asyncio.Future[Entry]", pending.future)
+
+    async def void(self, reservation_id: ReservationId) -> Entry:
+        """See `Ledger`."""
+        outcome = await self._submit(self._freeing, Void(reservation_id))
+        assert isinstance(outcome, Entry)
+        return outcome
+
+    async def expire_due(self) -> Sequence[Entry]:
+        """See `Ledger`."""
+        outcome = await self._submit(self._freeing, ExpireDue())
+        return cast("tuple[Entry, ...]", outcome)
+
+    async def record(self, demand: Demand, charge: Charge, *, at_ms: int) -> Entry:
+        """See `Ledger`."""
+        _check_charge(charge)
+        outcome = await self._submit(self._freeing, Record(demand, charge, at_ms))
+        assert isinstance(outcome, Entry)
+        return outcome
+
+    async def count_refusals(self, counts: Sequence[RefusalCount]) -> None:
+        """See `Ledger`."""
+        if counts:
+            await self._submit(self._freeing, CountRefusals(tuple(counts)))
+
+    async def balances(self, limit_name: str | None = None) -> Sequence[BalanceLine]:
+        """See `Ledger`."""
+        return await self._open_engine().balances(limit_name)
+
+    async def set_amount(
+        self, limit_name: str, subject: str, amount: int | None, *, until_ms: int | None = None
+    ) -> None:
+        """See `Ledger`."""
+        if amount is not None and amount < 0:
+            raise ValueError(f"an amount must not be negative, got {amount}")
+        await self._submit(self._freeing, SetAmount(limit_name, subject, amount, until_ms))
+
+    async def apply(self, limits: tuple[Limit, ...]) -> None:
+        """See `Ledger`."""
+        await self._submit(self._freeing, ApplyLimits(AppliedLimits(limits)))
+        self._outdated_since_s = None
+        self._applied.set()
+        self._applied = asyncio.Event()
+
+    async def audit(self) -> Sequence[Mismatch]:
+        """See `Ledger`."""
+        return await self._open_engine().audit()
+
+    async def repair(self) -> Sequence[Mismatch]:
+        """See `Ledger`."""
+        found = tuple(await self.audit())
+        outcome = await self._submit(self._freeing, Repair(found)) if found else ()
+        return cast("tuple[Mismatch, ...]", outcome)
+
+    async def upkeep(self, retention_ms: int | None) -> bool:
+        """See `Ledger`."""
+        return await self._submit(self._freeing, Upkeep(retention_ms)) is True
+
+    async def spend(self, label: str, *, since_ms: int, until_ms: int | None = None) -> Sequence[SpendRow]:
+        """See `Ledger`."""
+        return await self._open_engine().spend(label, since_ms=since_ms, until_ms=until_ms)
+
+    async def keys(self) -> Sequence[KeyRecord]:
+        """See `Ledger`."""
+        return await self._open_engine().keys()
+
+    async def add_key(self, record: KeyRecord) -> None:
+        """See `Ledger`."""
+        await self._submit(self._freeing, AddKey(record))
+
+    async def revoke_key(self, name: str) -> bool:
+        """See `Ledger`."""
+        return await self._submit(self._freeing, RevokeKey(name)) is True
+
+    async def overruns(self) -> Sequence[TargetOverrun]:
+        """See `Ledger`."""
+        return await self._open_engine().overruns()
+
+    async def clear_overrun(self, target: str) -> bool:
+        """See `Ledger`."""
+        return await self._submit(self._freeing, ClearOverrun(target)) is True
+
+    async def revisions(self) -> Mapping[Topic, int]:
+        """See `Ledger`."""
+        return await self._open_engine().revisions()
+
+    async def _newer_limits(self, applied: asyncio.Event) -> bool:
+        """Wait for this process to apply other limits than it had; False when it doesn't in time."""
+        now_s = self._loop.time()
+        if self._outdated_since_s is None and not applied.is_set():
+            self._outdated_since_s = now_s
+        left_s = RELOAD_WAIT_S if self._outdated_since_s is None else self._outdated_since_s + RELOAD_WAIT_S - now_s
+        if left_s <= 0:
+            return False
+        try:
+            async with asyncio.timeout(left_s):
+                return await applied.wait()
+        except TimeoutError:
+            return False
+
+
+def _check_charge(charge: Charge) -> None:
+    if charge.cost < 0:
+        raise ValueError(f"a charge must not be negative, got {charge.cost} nano-dollars")
