@@ -70,6 +70,7 @@ class ServedConfig:
                 f"{self._path}: store: is another than the one served from, {served.store.where}: "
                 "a reload can't change it, restart for that"
             )
+        _raise_newly_unpriced(config, served)
         for warning in config.warnings:
             if warning not in served.warnings:
                 logger.warning("config_warned warning=%r", warning)
@@ -84,6 +85,24 @@ class ServedConfig:
             # What it includes may have changed just now: all processes serve what this one has validated.
             config = _parse(whole, path, accept_unenforced=self._accept_unenforced)
         return whole, config
+
+
+def _raise_newly_unpriced(config: Config, served: Config) -> None:
+    """Refuse models without a price, of which a start only warns: whoever reloads is served already, and better.
+
+    Raises:
+        ConfigInvalid: a model has no price that the served config can do with, or does not have.
+    """
+    # Reads prices, which no command needs to load a config.
+    from spendfuse.cli.model_prices import unpriced_models
+
+    unpriced = unpriced_models(config)
+    if not unpriced:
+        return
+    before = unpriced_models(served)
+    found = [f"{config.source}: models.{name}: {why}" for name, why in unpriced.items() if name not in before]
+    if found:
+        raise ConfigInvalid("\n".join(found))
 
 
 def load_config(path: Path | None, *, accept_unenforced: bool = False) -> Config:
