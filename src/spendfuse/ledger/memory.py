@@ -104,8 +104,9 @@ class MemoryEngine:
 
     async def close(self) -> None:
         """See `Engine`."""
-        self._store.owners.discard(self.owner_id)
-        self._expire_due()
+        if self.owner_id:
+            self._store.owners.discard(self.owner_id)
+            self._expire()
 
     def _run(self, operation: Operation) -> Outcome:
         match operation:
@@ -275,6 +276,10 @@ class MemoryEngine:
         for key, override in list(self._store.overrides.items()):
             if override.until_ms is not None and override.until_ms <= now_ms:
                 del self._store.overrides[key]
+        return self._expire()
+
+    def _expire(self) -> tuple[Entry, ...]:
+        now_ms = self._now_ms()
         entries: list[Entry] = []
         for number, one in sorted(self._store.reservations.items()):
             if not one.endings and (one.deadline_ms <= now_ms or one.owner_id not in self._store.owners):

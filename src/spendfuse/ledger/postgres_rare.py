@@ -7,7 +7,7 @@ import json
 from typing import assert_never
 
 from spendfuse.core.errors import LedgerError
-from spendfuse.ledger.applied import WITHOUT_LIMITS, wrong_subject
+from spendfuse.ledger.applied import END_IS_OVER, WITHOUT_LIMITS, wrong_subject
 from spendfuse.ledger.operations import (
     AddKey,
     ApplyLimits,
@@ -79,7 +79,9 @@ async def _set_amount(
         return LedgerError(f"no limit in force is named {operation.limit_name!r}")
     if (wrong := wrong_subject(stored.limit, operation.subject)) is not None:
         return wrong
-    await set_amount(connection, stored, operation.subject, amount=operation.amount, now_ms=now_ms)
+    if operation.until_ms is not None and operation.until_ms <= now_ms:
+        return END_IS_OVER
+    await set_amount(connection, stored, operation, now_ms)
     return None
 
 
