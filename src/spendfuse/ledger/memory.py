@@ -9,7 +9,7 @@ from typing import assert_never
 
 from spendfuse.clock import Clock, SystemClock
 from spendfuse.core.decisions import Admitted, Refused, decide
-from spendfuse.core.errors import LedgerError, LimitsOutdated, ReservationEnded, ReservationUnknown
+from spendfuse.core.errors import LedgerError, LimitsOutdated, LimitUnknown, ReservationEnded, ReservationUnknown
 from spendfuse.core.limits import Limit
 from spendfuse.core.quotes import Amounts
 from spendfuse.core.reservations import Entry, EntryKind, ReservationId, reservation_text
@@ -293,7 +293,7 @@ class MemoryEngine:
     def _set_amount(self, operation: SetAmount) -> LedgerError | None:
         limit = next((one for one in self._store.limits.limits if one.name == operation.limit_name), None)
         if limit is None:
-            return LedgerError(f"no limit in force is named {operation.limit_name!r}")
+            return LimitUnknown(f"no limit in force is named {operation.limit_name!r}")
         if (wrong := wrong_subject(limit, operation.subject)) is not None:
             return wrong
         if operation.until_ms is not None and operation.until_ms <= self._now_ms():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import assert_never
 
 from spendfuse.clock import Clock
-from spendfuse.core.errors import LedgerClosed, LedgerError
+from spendfuse.core.errors import LedgerClosed, LedgerError, LimitUnknown
 from spendfuse.core.reservations import Entry
 from spendfuse.core.subjects import hour_of
 from spendfuse.core.windows import NS_PER_MS
@@ -218,7 +218,7 @@ class SqliteWriter:
     def _set_amount(self, batch: SqliteBatch, operation: SetAmount, now_ms: int) -> LedgerError | None:
         stored = self._books.stored_limit(operation.limit_name)
         if stored is None:
-            return LedgerError(f"no limit in force is named {operation.limit_name!r}")
+            return LimitUnknown(f"no limit in force is named {operation.limit_name!r}")
         if (wrong := wrong_subject(stored.limit, operation.subject)) is not None:
             return wrong
         if operation.until_ms is not None and operation.until_ms <= now_ms:

@@ -255,7 +255,8 @@ class Ledger(Protocol):
         config's at `until_ms` by the store's clock, at the latest one keeper interval behind it.
 
         Raises:
-            LedgerError: no applied limit has this name, or `until_ms` is over already.
+            LimitUnknown: no applied limit has this name.
+            LedgerError: the limit has no such subject, or `until_ms` is over already.
         """
         ...
 
