@@ -249,21 +249,18 @@ class MemoryEngine:
         return known.endings[0].entry
 
     def _record(self, operation: Record) -> Entry:
-        demand, store, now_ns = operation.demand, self._store, self._clock.now_ns()
-        known = store.reservations.get(demand.reservation_id)
-        if known is not None and known.endings:
-            return known.endings[-1].entry
-        if known is not None:
+        demand, store = operation.demand, self._store
+        if demand.reservation_id in store.reservations:
             outcome = self._settle(Settle(demand.reservation_id, operation.charge))
             assert isinstance(outcome, Entry)
             return outcome
-        at_ms = min(operation.at_ms, now_ns // NS_PER_MS)
+        at_ms = min(operation.at_ms, self._now_ms())
         held = demand.quote.at(demand.caps.wanted)
         ending = closed(demand.reservation_id, EntryKind.SETTLED, operation.charge, held)
         for limit, subject in store.limits.matching(demand.labels):
             store.seen.add((limit.each, subject))
             if limit.is_rate:
-                store.tats_ns[limit.identity, subject] = store.rate(limit, subject).passed(now_ns)
+                store.tats_ns[limit.identity, subject] = store.rate(limit, subject).passed(at_ms * NS_PER_MS)
         store.reservations[demand.reservation_id] = recorded = Reservation(
             self.owner_id, demand.labels, at_ms, at_ms, demand.caps.wanted, held, [ending]
         )

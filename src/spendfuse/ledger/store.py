@@ -232,7 +232,8 @@ class Ledger(Protocol):
         earlier).
 
         Never refuses: a balance that has no room grows above its amount, as overrun. Repeating it with the same id
-        returns the same entry, also after its reservation was made and ended in another way.
+        returns the same entry. Where a reservation was made after all, it settles that one, as `settle` would: also
+        after it was voided or expired, as its reserve may have been committed unseen.
 
         Raises:
             LedgerUnavailable: as `settle`.
