@@ -182,11 +182,8 @@ class Batch:
     def record(self, operation: Record) -> Outcome:
         """See `Ledger.record`."""
         demand, books, reservation_id = operation.demand, self._books, operation.reservation_id
-        if reservation_id in self._open:
+        if reservation_id in self._open or reservation_id in self._ended:
             return self.settle(Settle(reservation_id, operation.charge))
-        known = self._ended.get(reservation_id)
-        if known is not None:
-            return known.late or known.closing
         at_ms = min(operation.at_ms, self._now_ms)
         attribution = books.attribution_of(demand.labels)
         lines = books.lines(attribution, at_ms)
@@ -201,7 +198,7 @@ class Batch:
                 row.end(settled=settled_by(row.unit, ending.entry), reserved=0)
                 books.touch_balance(row)
         for rate in lines.rates:
-            rate.tat_ns = rate.view().passed(self._now_ns)
+            rate.tat_ns = rate.view().passed(at_ms * NS_PER_MS)
             books.touch_rate(rate)
         ended = EndedReservation(ending.entry, at_ms, attribution.label_set_id, attribution.fleeting)
         self._ended[reservation_id] = ended
