@@ -13,6 +13,7 @@ from pathlib import Path
 from spendfuse.cli.options import DEFAULT_CONFIG
 from spendfuse.config import Config, parse, read_text
 from spendfuse.config.document import read_yaml
+from spendfuse.config.problems import path_text
 from spendfuse.config.schema import keys_known_at
 from spendfuse.core.errors import ConfigInvalid
 from spendfuse.litellm_config import is_litellm, to_yaml, translate
@@ -70,7 +71,7 @@ class ServedConfig:
                 f"{self._path}: store: is another than the one served from, {served.store.where}: "
                 "a reload can't change it, restart for that"
             )
-        _raise_newly_unpriced(config, served)
+        _raise_worse(config, served)
         for warning in config.warnings:
             if warning not in served.warnings:
                 logger.warning("config_warned warning=%r", warning)
@@ -87,20 +88,23 @@ class ServedConfig:
         return whole, config
 
 
-def _raise_newly_unpriced(config: Config, served: Config) -> None:
-    """Refuse models without a price, of which a start only warns: whoever reloads is served already, and better.
+def _raise_worse(config: Config, served: Config) -> None:
+    """Refuse what a start lets pass, as there is a config already that is better.
 
     Raises:
-        ConfigInvalid: a model has no price that the served config can do with, or does not have.
+        ConfigInvalid: it has no models, as a file has that is just being written, or one without a price that the
+            served config does not have, or has a price for.
     """
     # Reads prices, which no command needs to load a config.
     from spendfuse.cli.model_prices import unpriced_models
 
+    if served.models and not config.models:
+        raise ConfigInvalid(f"{config.source}: models: is empty, so that nothing would be served")
     unpriced = unpriced_models(config)
-    if not unpriced:
-        return
-    before = unpriced_models(served)
-    found = [f"{config.source}: models.{name}: {why}" for name, why in unpriced.items() if name not in before]
+    before = unpriced_models(served) if unpriced else {}
+    found = [
+        f"{config.source}: {path_text(('models', name))}: {why}" for name, why in unpriced.items() if name not in before
+    ]
     if found:
         raise ConfigInvalid("\n".join(found))
 

@@ -53,7 +53,12 @@ def serve_gateway(
     Raises:
         StartFailed: it never came to accept calls.
     """
+    # Loaded before any fork: workers share it, and no reload has to wait for it.
+    import spendfuse.server.gateway  # noqa: F401 # pyright: ignore[reportUnusedImport]
+    from spendfuse.cli.model_prices import unpriced_models
     from spendfuse.server.supervisor import serve
+
+    unpriced_models(config.config)
 
     @asynccontextmanager
     async def open_app(document: str) -> AsyncGenerator[_AppByDocuments]:
