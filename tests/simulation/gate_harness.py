@@ -22,6 +22,7 @@ from spendfuse.config import Config, parse
 from spendfuse.core.decisions import Admitted, Refused
 from spendfuse.core.errors import LedgerError, LedgerUnavailable
 from spendfuse.core.labels import Labels
+from spendfuse.core.limits import Limit
 from spendfuse.core.quotes import Amounts, Quote
 from spendfuse.core.reservations import Charge, Entry, EntryKind, ReservationId
 from spendfuse.gate.exchanges import served
@@ -215,6 +216,10 @@ class WatchedLedger(BatchingLedger):
     async def void(self, reservation_id: ReservationId) -> Entry:
         self._check("void")
         return await super().void(reservation_id)
+
+    async def apply(self, limits: tuple[Limit, ...]) -> None:
+        self._check("apply")
+        await super().apply(limits)
 
 
 @dataclass(frozen=True, slots=True)
