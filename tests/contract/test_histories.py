@@ -210,15 +210,13 @@ class _History:
         before, self.highest = self.highest, {}
         for *key, amount, ceiling, settled, reserved, overrun in rows:
             assert min(settled, reserved) >= 0, "invariant 1"
-            # A balance that opens at a fold starts with what was spent before its limit was in force, or enforced.
-            known = None if key[0] in self.lifted else before.get(tuple(key))
-            opened = (0 if ceiling is None else ceiling - overrun) if known is None else known
+            if ceiling is None:
+                continue
+            # A balance that opens at a fold, or leaves the shadow, starts with what was committed before.
+            opened = ceiling - overrun if key[0] in self.lifted else before.get(tuple(key), ceiling - overrun)
             highest = max(amount, opened, self.amounts.get(json.loads(key[0])["name"], 0))
             self.highest[tuple(key)] = highest
-            if ceiling is None:
-                self.highest[tuple(key)] = max(highest, settled + reserved)
-            else:
-                assert settled + reserved <= min(ceiling, highest + overrun), "invariant 3"
+            assert settled + reserved <= min(ceiling, highest + overrun), "invariant 3"
 
     async def close(self) -> None:
         for harness in self.both:
