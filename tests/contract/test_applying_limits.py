@@ -281,6 +281,21 @@ async def test_limits_that_come_with_a_poisoned_operation_are_applied_alone(harn
     assert await committed(ledger, "l") == (0, 520)
 
 
+@DATABASES
+@contract
+async def test_an_owner_that_lost_its_lease_applies_limits_and_admits_by_them(harness: Harness) -> None:
+    """The batch is begun again under another owner, by the old limits at first."""
+    one, two = await harness.open(limit("l", 100)), await harness.open(limit("l", 100))
+    await admitted(one, 1, 100)
+    lost = one.owner_id
+    harness.kill(one)
+    assert len(await two.expire_due()) == 1
+    applied, outcome = await asyncio.gather(one.apply((limit("l", 150),)), one.reserve(demand(2, 50)))
+    assert applied is None and isinstance(outcome, Admitted)
+    assert one.owner_id != lost
+    assert await committed(one, "l") == (100, 50)
+
+
 @pytest.mark.parametrize("fault", [Fault.LOSE_COMMIT, Fault.LOSE_ANSWER])
 @claim
 async def test_limits_whose_commit_was_lost_are_applied_again(empty_postgres: str, fault: Fault) -> None:

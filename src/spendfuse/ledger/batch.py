@@ -151,7 +151,8 @@ class Batch:
                 self._books.attribution(known.label_set_id, known.fleeting), known.reserved_at_ms
             ).balances
             more = [(row, wider.of(row.unit) - known.held.of(row.unit)) for row in balances if row.exists]
-            if any(n > row.amount - row.settled - row.reserved for row, n in more if n and row.limit.is_enforced):
+            # Shadow balances have no ceiling. A window that is over stays as it ended, whatever was applied since.
+            if any(n > row.amount - row.settled - row.reserved for row, n in more if n and row.ceiling is not None):
                 return False
             for row, n in more:
                 row.reserved += n

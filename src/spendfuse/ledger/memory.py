@@ -159,7 +159,7 @@ class MemoryEngine:
             quote=demand.quote,
             caps=demand.caps,
             fit=demand.fit,
-            balances=[store.balance(limit, subject, now_ms) for limit, subject in matching if not limit.is_rate],
+            balances=store.balances(matching, now_ms),
             rates=rates,
             now_ns=now_ns,
         )
@@ -198,10 +198,10 @@ class MemoryEngine:
                 max(known.held.input_tokens, quoted.input_tokens),
                 max(known.held.output_tokens, quoted.output_tokens),
             )
-            for limit, subject in self._store.limits.matching(known.labels):
-                more = wider.of(limit.unit) - known.held.of(limit.unit)
-                is_counted = limit.is_enforced and not limit.is_rate
-                if more and is_counted and more > self._store.balance(limit, subject, known.reserved_at_ms).free:
+            matching = self._store.limits.matching(known.labels)
+            for balance in self._store.balances(matching, known.reserved_at_ms):
+                more = wider.of(balance.limit.unit) - known.held.of(balance.limit.unit)
+                if more and balance.limit.is_enforced and more > balance.free:
                     return False
             known.cap, known.held = operation.cap, wider
         known.deadline_ms = self._now_ms() + int(operation.deadline_s * 1_000)
@@ -273,6 +273,7 @@ class MemoryEngine:
         for key, override in list(self._store.overrides.items()):
             if override.until_ms is not None and override.until_ms <= now_ms:
                 del self._store.overrides[key]
+        self._store.note_rules(now_ms)
         return self._expire()
 
     def _expire(self) -> tuple[Entry, ...]:
@@ -300,6 +301,7 @@ class MemoryEngine:
         if operation.amount is not None:
             self._store.overrides[key] = Override(operation.amount, operation.until_ms)
             self._store.seen.add((limit.each, operation.subject))
+        self._store.note_rules(self._now_ms())
         return None
 
     def _apply(self, operation: ApplyLimits) -> LedgerError | None:
