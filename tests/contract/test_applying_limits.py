@@ -152,17 +152,31 @@ async def test_a_reserve_that_meets_newer_limits_waits_for_its_process_and_then_
     one, two = await harness.open(limit("l", 10)), await harness.open(limit("l", 10))
     await one.apply((limit("l", 100),))
     met = asyncio.Event()
-    wait = two._newer_limits  # type: ignore[attr-defined]
+    wait = two._may_be_up_to_date  # type: ignore[attr-defined]
 
-    async def newer_limits(applied: asyncio.Event) -> bool:
+    async def may_be_up_to_date(applied: asyncio.Event) -> bool:
         met.set()
         return await wait(applied)
 
-    two._newer_limits = newer_limits  # type: ignore[attr-defined]
+    two._may_be_up_to_date = may_be_up_to_date  # type: ignore[attr-defined]
     asked = asyncio.ensure_future(two.reserve(demand(1, 60)))
     await met.wait()
     assert not asked.done()
     await two.apply((limit("l", 100),))
+    assert isinstance(await asked, Admitted)
+
+
+@contract
+async def test_a_reserve_that_meets_newer_limits_succeeds_once_its_own_rule_again(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verbs, "RELOAD_WAIT_S", 60.0)
+    one, two = await harness.open(limit("l", 10)), await harness.open(limit("l", 10))
+    await one.apply((limit("l", 100),))
+    asked = asyncio.ensure_future(two.reserve(demand(1, 5)))
+    while two._outdated_since_s is None:  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+    await one.apply((limit("l", 10),))
     assert isinstance(await asked, Admitted)
 
 
