@@ -94,6 +94,8 @@ class PostgresWriter:
         self._connection: PostgresConnection | None = None
         self._is_closed = False
         self._books = PostgresBooks(applied)
+        self._is_first_round = True
+        """Whoever deletes an owner expires what it held in the same transaction; yet the first round looks."""
         self._doubtful: dict[ReservationId, None] = {}
         self.owner_id = 0
 
@@ -213,7 +215,7 @@ class PostgresWriter:
         await connection.run("BEGIN")
         await lock_store(connection)
         await connection.change(_DELETE_OWNER, self.owner_id)
-        batch = await self._locked(connection, [ExpireDue()])
+        batch = await self._locked(connection, [ExpireDue()], has_ownerless=True)
         batch.expire_due()
         await batch.write(connection)
         await connection.commit()
@@ -260,12 +262,13 @@ class PostgresWriter:
             if is_rare:
                 outcomes += [await self._run_rare(connection, one, is_repeated=is_repeated) for one in several]
                 continue
-            batch = await self._locked(connection, several)
+            batch = await self._locked(connection, several, has_ownerless=has_dead_owners or self._is_first_round)
             batches.append(batch)
             outcomes += [self._execute(batch, one) for one in several]
             await batch.write(connection)
         if looks_after_owners:
             await self._keep_house(connection)
+            self._is_first_round = False
         return outcomes, batches
 
     async def _run_rare(self, connection: PostgresConnection, operation: Operation, *, is_repeated: bool) -> Outcome:
@@ -273,9 +276,11 @@ class PostgresWriter:
         now_ms = await self._read_time(connection) // NS_PER_MS
         return await run_rare(connection, self._books, operation, now_ms=now_ms, is_repeated=is_repeated)
 
-    async def _locked(self, connection: PostgresConnection, operations: Sequence[Operation]) -> PostgresBatch:
+    async def _locked(
+        self, connection: PostgresConnection, operations: Sequence[Operation], *, has_ownerless: bool
+    ) -> PostgresBatch:
         clock_ns = None if self._clock is None else self._clock.now_ns()
-        locking = Locking(connection, self._books, operations)
+        locking = Locking(connection, self._books, operations, has_ownerless=has_ownerless)
         batch = await locking.lock(owner_id=self.owner_id, clock_ns=clock_ns, now_ns=clock_ns or self._guessed_ns())
         self._note_time(batch.now_ns)
         if not batch.is_owner and self.owner_id and not self._is_closed:

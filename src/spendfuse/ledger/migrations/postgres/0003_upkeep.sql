@@ -65,3 +65,66 @@ BEGIN
 END $$;
 CREATE TRIGGER repair_never_changes BEFORE UPDATE OR DELETE OR TRUNCATE ON repair
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_of_repairs_1();
+
+-- Entries added up by days (UTC), one label and its value: what reports over weeks and months read. The label '' stands
+-- for all calls, so that those without a label are the difference.
+CREATE TABLE spend_day (
+    label text COLLATE "C" NOT NULL,
+    day_ms bigint NOT NULL,
+    value text COLLATE "C" NOT NULL,
+    requests bigint NOT NULL,
+    calls bigint NOT NULL,
+    cost bigint NOT NULL,
+    input_tokens bigint NOT NULL,
+    output_tokens bigint NOT NULL,
+    estimated_cost bigint NOT NULL,
+    PRIMARY KEY (label, day_ms, value)
+) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.05);
+
+-- Entries of calls made before this instant are in spend_day, all others are not yet. Upkeep moves it forward.
+CREATE TABLE rolled_up (
+    one boolean PRIMARY KEY DEFAULT true CHECK (one),
+    until_ms bigint NOT NULL
+) WITH (fillfactor = 50);
+INSERT INTO rolled_up (until_ms) VALUES (0);
+
+-- Invariant 7: what is spent late is added in the transaction of its entry, whichever version of Spendfuse writes it.
+-- Rows of others are waited for in the order of their keys, behind those of `entry` and before those of `spend`.
+CREATE FUNCTION add_entries_to_their_days_1() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    v_until_ms bigint := (SELECT until_ms FROM rolled_up WHERE one);
+BEGIN
+    IF NOT EXISTS (SELECT FROM added WHERE reserved_at_ms < v_until_ms) THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO spend_day AS d
+        (label, day_ms, value, requests, calls, cost, input_tokens, output_tokens, estimated_cost)
+    SELECT part.label, a.reserved_at_ms / 86400000 * 86400000 AS day_ms, part.value,
+        count(*) FILTER (WHERE a.is_late = 0), sum(a.calls), sum(a.cost), sum(a.input_tokens), sum(a.output_tokens),
+        sum(a.estimated_cost)
+    FROM added a, LATERAL (
+        SELECT '' AS label, '' AS value
+        UNION ALL
+        SELECT one.key, one.value FROM label_set l, json_each_text(l.labels::json) one
+        WHERE l.label_set_id = a.label_set_id
+        UNION ALL
+        SELECT one.key, one.value
+        FROM json_each_text((CASE a.fleeting WHEN '' THEN '{}' ELSE a.fleeting END)::json) one
+        WHERE one.key <> 'fingerprint'
+    ) part
+    WHERE a.reserved_at_ms < v_until_ms
+    GROUP BY part.label, a.reserved_at_ms / 86400000, part.value
+    ORDER BY part.label COLLATE "C", day_ms, part.value COLLATE "C"
+    ON CONFLICT (label, day_ms, value) DO UPDATE SET
+        requests = d.requests + excluded.requests, calls = d.calls + excluded.calls, cost = d.cost + excluded.cost,
+        input_tokens = d.input_tokens + excluded.input_tokens,
+        output_tokens = d.output_tokens + excluded.output_tokens,
+        estimated_cost = d.estimated_cost + excluded.estimated_cost;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER entries_are_added_to_their_days AFTER INSERT ON entry REFERENCING NEW TABLE AS added
+    FOR EACH STATEMENT EXECUTE FUNCTION add_entries_to_their_days_1();
+
+-- What the keeper and lists of balances look for, however much else there is.
+CREATE INDEX reservation_by_deadline ON reservation (deadline_ms);
+CREATE INDEX balance_by_window ON balance (limit_id, window_no);
