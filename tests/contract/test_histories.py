@@ -124,6 +124,8 @@ class _History:
             return lambda ledger: ledger.expire_due()
         if chance < 0.97:
             return lambda ledger: ledger.clear_overrun("openai/gpt-4o")
+        if chance < 0.98:
+            return keep_up
         amount = self.random.choice([None, 0, 100, 300])
         return lambda ledger: ledger.set_amount("money", "[]", amount)
 
@@ -174,6 +176,12 @@ class _History:
     async def close(self) -> None:
         for harness in self.both:
             await harness.close()
+
+
+async def keep_up(ledger: Ledger) -> None:
+    """All upkeep that is due: reports must be the same before and after it."""
+    while await ledger.upkeep(None):
+        pass
 
 
 def _comparable(outcome: object) -> object:

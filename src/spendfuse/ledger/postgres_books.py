@@ -19,7 +19,7 @@ from spendfuse.ledger.applied import AppliedLimits
 from spendfuse.ledger.definitions import StoredLimit
 from spendfuse.ledger.endings import raised_overrun
 from spendfuse.ledger.postgres_connection import PostgresConnection, StartAgain
-from spendfuse.ledger.postgres_limits import limits_in_force, newest_hash, overrides
+from spendfuse.ledger.postgres_limits import limits_in_force, newest_hash, overrides, positions
 from spendfuse.ledger.rows import (
     Attribution,
     BalanceRow,
@@ -118,6 +118,7 @@ class PostgresBooks:
         self._overruns: dict[str, TargetOverrun] = {}
         self.revision = -1
         self.is_outdated = False
+        self.horizon_ms = 0
         self.subjects = PostgresSubjects()
         self.known: dict[ReservationId, OpenReservation] = {}
         """Reservations that this process opened, as far as it remembers: whose they are, not whether they are open."""
@@ -129,6 +130,7 @@ class PostgresBooks:
         self.forget()
         self.revision = await connection.only(_SELECT_REVISION, "limits")
         self.is_outdated = self._own is not None and await newest_hash(connection) != self._own.hash
+        self.horizon_ms = (await positions(connection)).horizon_ms
         stored = await limits_in_force(connection)
         self._stored = {one.limit.identity: one for one in stored}
         is_own = self._own is not None and not self.is_outdated

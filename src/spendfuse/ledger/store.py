@@ -216,7 +216,7 @@ class Ledger(Protocol):
         the same transaction, what later quotes of the call's target are multiplied by: see `overruns`.
 
         Raises:
-            ReservationUnknown: no reservation has this id.
+            ReservationUnknown: no reservation has this id; ReservationForgotten: it is older than the retention.
             LedgerUnavailable: the store did not commit; the same call may be repeated.
         """
         ...
@@ -248,6 +248,7 @@ class Ledger(Protocol):
         returns the same entry, also after its reservation was made and ended in another way.
 
         Raises:
+            ReservationForgotten: `at_ms` is before the retention, so that it may have been written down already.
             LedgerUnavailable: as `settle`.
         """
         ...
