@@ -87,6 +87,8 @@ class _History:
             ms = self.random.choice([1_000, 20_000, 600_000, 4_000_000, 43_200_000])
             for harness in self.both:
                 harness.clock.advance(ms=ms)
+            if ms > 3_600_000:
+                await keep_up(self.owners[-1][1])
         else:
             await self.act()
 
@@ -124,8 +126,6 @@ class _History:
             return lambda ledger: ledger.expire_due()
         if chance < 0.97:
             return lambda ledger: ledger.clear_overrun("openai/gpt-4o")
-        if chance < 0.98:
-            return keep_up
         amount = self.random.choice([None, 0, 100, 300])
         return lambda ledger: ledger.set_amount("money", "[]", amount)
 

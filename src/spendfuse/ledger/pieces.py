@@ -11,7 +11,7 @@ from spendfuse.ledger.applied import window_of
 from spendfuse.ledger.definitions import StoredLimit
 from spendfuse.ledger.folding import BUCKET_MS, DAY_MS, Positions, SumRow, fold, sums
 
-PIECE_ENTRIES = 2_000
+PIECE_ENTRIES = 1_000
 """So many entries, or balances, are dealt with at once: a few milliseconds, in which no batch runs."""
 ENDED_WITHIN_MS = 3_600_000
 """Calls are added to their days so long after they were made, when nearly all have ended: one that ends later costs its

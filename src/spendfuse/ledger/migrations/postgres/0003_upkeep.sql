@@ -79,7 +79,12 @@ CREATE TABLE spend_day (
     output_tokens bigint NOT NULL,
     estimated_cost bigint NOT NULL,
     PRIMARY KEY (label, day_ms, value)
-) WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.05);
+) PARTITION BY LIST (label);
+-- Labels with about as many values as calls stand apart, or the rows of the others would be scattered among theirs.
+CREATE TABLE spend_day_fleeting PARTITION OF spend_day FOR VALUES IN ('run', 'ip')
+    WITH (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_insert_scale_factor = 0.05);
+CREATE TABLE spend_day_other PARTITION OF spend_day DEFAULT
+    WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 
 -- Entries of calls made before this instant are in spend_day, all others are not yet. Upkeep moves it forward.
 CREATE TABLE rolled_up (

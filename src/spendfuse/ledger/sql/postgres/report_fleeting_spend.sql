@@ -17,12 +17,13 @@ FROM (
     UNION ALL
     SELECT coalesce((CASE fleeting WHEN '' THEN '{}' ELSE fleeting END)::json ->> $1::text, ''),
         requests, calls, cost, input_tokens, output_tokens, estimated_cost
-    FROM (
+    FROM unnest($4::bigint[], $5::bigint[]) AS span(from_ms, until_ms)
+    CROSS JOIN LATERAL (
         SELECT fleeting, count(*) FILTER (WHERE is_late = 0) AS requests, sum(calls)::bigint AS calls,
             sum(cost)::bigint AS cost, sum(input_tokens)::bigint AS input_tokens,
             sum(output_tokens)::bigint AS output_tokens,
             sum(estimated_cost)::bigint AS estimated_cost
-        FROM unnest($4::bigint[], $5::bigint[]) AS span(from_ms, until_ms), entry
+        FROM entry
         WHERE reserved_at_ms >= span.from_ms AND reserved_at_ms < span.until_ms
         GROUP BY fleeting
     ) AS part
