@@ -73,6 +73,7 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
     from spendfuse.gate.routes import Routes, via_of
     from spendfuse.ledger.following import Follower
     from spendfuse.ledger.keeper import Keeper
+    from spendfuse.ledger.upkeep import Caretaker
     from spendfuse.server.app import App
     from spendfuse.server.auth import Keyring
     from spendfuse.server.others import others_app
@@ -101,6 +102,9 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
         keeper = Keeper(ledger)
         keeper.start()
         stack.push_async_callback(keeper.stop)
+        caretaker = Caretaker(ledger, retention_s=config.retention_s)
+        caretaker.start()
+        stack.push_async_callback(caretaker.stop)
         await stack.enter_async_context(_running(follower.run(), gate.refusals.run()))
         yield App(
             gate=gate,

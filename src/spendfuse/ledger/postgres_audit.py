@@ -12,6 +12,7 @@ from spendfuse.ledger.auditing import (
     stale_reservation,
 )
 from spendfuse.ledger.operations import Audit
+from spendfuse.ledger.pieces import open_windows
 from spendfuse.ledger.postgres_connection import PostgresConnection
 from spendfuse.ledger.postgres_limits import Fold, limits_in_force, overrides, positions
 from spendfuse.ledger.statements import sql
@@ -38,6 +39,9 @@ async def audit(connection: PostgresConnection, now_ms: int) -> Audit:
     found: list[Mismatch] = [stale_reservation(row) for row in await connection.rows(_SELECT_STALE_RESERVATIONS)]
     stored = {one.limit_id: one for one in await limits_in_force(connection)}
     kept = balances_of(await connection.rows(_SELECT_AUDITED_BALANCES, known.horizon_ms, now_ms))
+    for one, window in open_windows(stored.values(), now_ms):
+        # What all subjects of a window lack is found as well.
+        kept.setdefault((one.limit_id, window), {})
     fold = Fold(connection)
     for (limit_id, window), balances in kept.items():
         one = stored[limit_id]
