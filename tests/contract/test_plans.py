@@ -23,6 +23,7 @@ READ = ["report_spend", "report_fleeting_spend", "select_piece_end", "select_old
         "select_positions", "fold_deleted", "roll_up", "delete_past_balances", "select_entries"]  # fmt: skip
 ONLY_SQLITE = ["select_due_reservations", "select_newest_id", "select_reservations", "select_current_balances"]
 ONLY_POSTGRES = ["select_due", "select_named", "select_current_balances"]
+READ_BY_REPORTS = ("report_spend", "report_fleeting_spend", "select_current_balances")
 BIG = ("entry", "spend", "spend_day", "reservation", "balance", "label_set")
 SIZES = {"entry": ENTRIES, "spend": 1_000_000, "spend_day": 1_000_000, "reservation": 10_000, "balance": 1_000_000,
          "label_set": 40_000}  # fmt: skip
@@ -66,8 +67,10 @@ async def test_postgres_reads_big_tables_by_index(name: str, empty_postgres: str
     try:
         statement = sql("postgres", name).rstrip(";")
         parameters = len(set(re.findall(r"\$(\d+)", statement)))
-        # As the reports' connection plans: with sequential scans allowed, and for any parameters.
-        await connection.execute(f"SET plan_cache_mode = force_generic_plan; PREPARE one AS {statement}")
+        # As its connection plans, for any parameters: that of reports with sequential scans allowed.
+        scans = "on" if name in READ_BY_REPORTS else "off"
+        await connection.execute(f"SET enable_seqscan = {scans}; SET plan_cache_mode = force_generic_plan")
+        await connection.execute(f"PREPARE one AS {statement}")
         nothing = f"({', '.join(['NULL'] * parameters)})" if parameters else ""
         plan = [line for (line,) in await connection.fetch(f"EXPLAIN EXECUTE one{nothing}")]
     finally:

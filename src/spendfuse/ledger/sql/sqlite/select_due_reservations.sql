@@ -3,5 +3,4 @@ SELECT reservation_id, owner_id, reserved_at_ms, deadline_ms, cap, cost, input_t
     fleeting
 FROM reservation
 WHERE deadline_ms <= :now_ms
-    AND NOT EXISTS (SELECT 1 FROM entry WHERE entry.reservation_id = reservation.reservation_id)
-ORDER BY reservation_id;
+    AND NOT EXISTS (SELECT 1 FROM entry WHERE entry.reservation_id = reservation.reservation_id);
