@@ -264,7 +264,9 @@ class PostgresWriter:
             batches.append(batch)
             outcomes += [self._execute(batch, one) for one in several]
             await batch.write(connection)
-        if looks_after_owners:
+        if not operations:
+            self._renew_at_s = 0.0
+        if looks_after_owners or not operations:
             await self._keep_house(connection)
         return outcomes, batches
 
