@@ -31,6 +31,7 @@ from spendfuse.gate.exchanges import Served, served
 from spendfuse.gate.gate import Gate
 from spendfuse.gate.requests import Caller, Request
 from spendfuse.gate.routes import Routes
+from spendfuse.ledger.spool import Spool
 from spendfuse.upstream.client import UpstreamRequest
 from spendfuse.wire.dialect import Answer
 from spendfuse.wire.labels import labels_from_headers
@@ -130,11 +131,13 @@ async def measure(folder: Path, *, calls: int, in_flight: int, runs: int, profil
     )
     ledger = await open_store(config.store, limits=config.limits)
     serves = served(config, clock)
+    spool = Spool(ledger, config.spool, store=config.store.where)
     gate = Gate(
         config=config,
         routes=Routes(config, clock),
         exchanges=serves.exchanges,
         ledger=ledger,
+        spool=spool,
         client=_Upstream(),
         clock=clock,
     )

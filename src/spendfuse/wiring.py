@@ -73,6 +73,7 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
     from spendfuse.gate.routes import Routes, via_of
     from spendfuse.ledger.following import Follower
     from spendfuse.ledger.keeper import Keeper
+    from spendfuse.ledger.spool import Spool
     from spendfuse.server.app import App
     from spendfuse.server.auth import Keyring
     from spendfuse.server.others import others_app
@@ -83,6 +84,9 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
     async with contextlib.AsyncExitStack() as stack:
         ledger = await open_store(config.store, limits=config.limits)
         stack.push_async_callback(ledger.close)
+        spool = Spool(ledger, config.spool, store=config.store.where)
+        spool.start()
+        stack.push_async_callback(spool.close)
         client = HttpClient()
         stack.push_async_callback(client.close)
         serves = served(config, clock)
@@ -91,6 +95,7 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
             routes=Routes(config, clock),
             exchanges=serves.exchanges,
             ledger=ledger,
+            spool=spool,
             client=client,
             clock=clock,
         )
@@ -107,7 +112,7 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
             keyring=keyring,
             dialects=serves.dialects,
             models=config.models,
-            others=others_app(gate.check_ready),
+            others=others_app(lambda: gate.outage),
             peers=Peers(config.trusted_proxies) if gate.needs_peers else None,
             body_bytes_max=config.body_bytes_max,
             via=via_of(config),

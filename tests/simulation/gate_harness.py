@@ -8,11 +8,12 @@ import asyncio
 import functools
 import inspect
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+import tempfile
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 from scripted_upstream import Play, Upstream
@@ -31,7 +32,8 @@ from spendfuse.gate.routes import Routes
 from spendfuse.ledger.batching import STORE_TIMEOUT_S
 from spendfuse.ledger.memory import MemoryEngine
 from spendfuse.ledger.memory_store import MemoryStore
-from spendfuse.ledger.operations import Engine
+from spendfuse.ledger.operations import Engine, Operation, Outcome
+from spendfuse.ledger.spool import Spool
 from spendfuse.ledger.sqlite import SqliteEngine
 from spendfuse.ledger.store import Demand, Ledger
 from spendfuse.ledger.verbs import BatchingLedger
@@ -177,11 +179,36 @@ class Client:
         ]
 
 
-class WatchedLedger(BatchingLedger):
-    """A ledger that remembers what it was asked, and that is away as often as a test says."""
+class AwayEngine:
+    """An engine that a test can take away as a whole."""
 
     def __init__(self, engine: Engine) -> None:
-        super().__init__(engine)
+        self._present = engine
+        self.is_away = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._present, name)
+
+    async def run(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        if self.is_away:
+            raise LedgerUnavailable("the store is away")
+        return await self._present.run(operations)
+
+
+class InlineSpool(Spool):
+    """A spool that uses the disk in the event loop, so that a run takes the same steps each time."""
+
+    async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
+        await asyncio.sleep(0)
+        return work(*args)
+
+
+class WatchedLedger(BatchingLedger):
+    """A ledger that remembers what it was asked, and of which verbs are away as often as a test says."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = AwayEngine(engine)
+        super().__init__(cast("Engine", self.engine))
         self.demands: list[Demand] = []
         self.settled: list[ReservationId] = []
         self.away: dict[str, int] = {}
@@ -249,6 +276,7 @@ class World:
     store: MemoryStore
     ledger: WatchedLedger
     upstream: Upstream
+    spool: Spool
     gate: Gate
     log: list[str]
 
@@ -275,8 +303,14 @@ class World:
 
     async def later(self, ms: int) -> None:
         """Let time pass, and everything that follows from it happen."""
-        self.clock.advance(ms=ms)
+        await self.leap(ms)
         await spin()
+
+    async def leap(self, ms: int) -> None:
+        """Let time pass. A batch that is under way on a thread would seem to hang, so it is waited for."""
+        while self.ledger._batch:
+            await asyncio.sleep(0)
+        self.clock.advance(ms=ms)
 
     @property
     def reservations(self) -> list[Ended]:
@@ -321,21 +355,24 @@ def config_of(limits: str = "", more: str = "") -> Config:
     return parse(_CONFIG.format(limits=limits, more=more), environ={})
 
 
-def gate_over(config: Config, ledger: Ledger, upstream: Upstream, clock: FrozenClock) -> Gate:
-    """A gate between a ledger and an upstream."""
+def gate_over(config: Config, ledger: Ledger, spool: Spool, upstream: Upstream, clock: FrozenClock) -> Gate:
+    """A gate between a ledger with its spool and an upstream."""
     return Gate(
         config=config,
         routes=Routes(config, clock),
         exchanges=served(config, clock).exchanges,
         ledger=ledger,
+        spool=spool,
         client=upstream,
         clock=clock,
     )
 
 
 @asynccontextmanager
-async def opened(clock: FrozenClock, config: Config, *, sqlite: Path | None = None) -> AsyncGenerator[World]:
-    """A world over the reference ledger, or over a SQLite file, where `store` stays empty."""
+async def opened(
+    clock: FrozenClock, config: Config, *, sqlite: Path | None = None, folder: Path | None = None
+) -> AsyncGenerator[World]:
+    """A world over the reference ledger, or over a SQLite file, where `store` stays empty. `folder` is the spool's."""
     store, log = MemoryStore(), list[str]()
     if sqlite is None:
         ledger = WatchedLedger(MemoryEngine(config.limits, clock, store))
@@ -345,11 +382,17 @@ async def opened(clock: FrozenClock, config: Config, *, sqlite: Path | None = No
         ledger = WatchedLedger(engine)
     ledger.start()
     upstream = Upstream(log)
-    gate = gate_over(config, ledger, upstream, clock)
+    own_folder = None if folder else tempfile.TemporaryDirectory()
+    spool = InlineSpool(ledger, folder or Path(own_folder.name if own_folder else ""), store="simulated")
+    spool.start()
+    gate = gate_over(config, ledger, spool, upstream, clock)
     try:
-        yield World(clock, config, store, ledger, upstream, gate, log)
+        yield World(clock, config, store, ledger, upstream, spool, gate, log)
     finally:
+        await spool.close()
         await ledger.close()
+        if own_folder:
+            own_folder.cleanup()
 
 
 def gate_test(limits: str = "", more: str = "") -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:

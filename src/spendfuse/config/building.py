@@ -31,7 +31,7 @@ from spendfuse.config.values import (
     Timeouts,
 )
 from spendfuse.core.labels import LABEL_VALUE_BYTES_MAX
-from spendfuse.core.limits import Limit, RouteTo
+from spendfuse.core.limits import Limit, RouteTo, Unit
 from spendfuse.core.prices import Price, Rates
 from spendfuse.core.windows import MS_PER_S, Calendar, CalendarUnit, Lifetime, Span
 
@@ -96,6 +96,7 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
     return Config(
         source=source,
         store=store,
+        spool=_spool(document.spool, store, folder),
         timezone=document.timezone,
         reservation_deadline_s=document.reservation_deadline / MS_PER_S,
         busy_wait_s=document.busy_wait / MS_PER_S,
@@ -126,6 +127,17 @@ def _store(text: str, folder: pathlib.Path, problems: Problems) -> Store | None:
         problems.add(("store",), expected)
         return None
     return SqliteStore(folder / path[1:])
+
+
+def _spool(text: str | None, store: Store, folder: pathlib.Path) -> pathlib.Path:
+    """The folder of the spool: beside the database's file, or beside the config of a store that is elsewhere."""
+    if text is not None:
+        return folder / text
+    match store:
+        case SqliteStore(path):
+            return path.with_name(f"{path.name}.spool")
+        case PostgresStore():
+            return folder / "spendfuse.spool"
 
 
 def _postgres(text: str, problems: Problems) -> PostgresStore | None:
@@ -332,6 +344,9 @@ def _limit(name: str, section: LimitSection, *, document: Document, problems: Pr
         hint = closest(section.on_exceed.model, document.models)
         path = ("limits", name, "on_exceed", "route_to")
         problems.add(path, f"{problems.got(path, section.on_exceed.model)}, expected a model of `models`{hint}")
+    if section.on_store_down == "admit" and unit is not Unit.REQUESTS:
+        expected = f"got admit for a limit of {unit.value}, expected refuse: only requests may do without the store"
+        problems.add(("limits", name, "on_store_down"), expected)
     return Limit(
         name=name,
         unit=unit,
@@ -346,6 +361,7 @@ def _limit(name: str, section: LimitSection, *, document: Document, problems: Pr
         burst=section.burst,
         min_output_tokens=section.min_output_tokens,
         alert_at=tuple(sorted(set(section.alert_at))),
+        admits_unreserved=section.on_store_down == "admit",
     )
 
 

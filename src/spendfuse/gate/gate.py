@@ -2,13 +2,12 @@
 
     parse -> route -> labels -> carry -> quote -> reserve (wait, fit) -> attempt -> relay -> settle or void
 
-Failure policy: closed. What can't be priced, bounded, attributed or reserved is refused, and a store that is away
-refuses every call. One owner at a time has to end a reservation: `_admit` hands it to the attempt, which ends it on
-every way out; if the process dies, the keeper does.
+Failure policy: closed. What can't be priced, bounded, attributed or reserved is refused, and so is every call while the
+store is away, but for those of which all limits say otherwise (`gate.unreserved`). One owner at a time has to end a
+reservation: `_admit` hands it to the attempt, which ends it on every way out; if the process dies, the keeper does.
 """
 
 import asyncio
-import contextlib
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +15,7 @@ from spendfuse.clock import Clock
 from spendfuse.config import Config
 from spendfuse.core.calls import Call, Operation
 from spendfuse.core.decisions import Admitted, Fit, Reason, Refused
-from spendfuse.core.errors import LedgerUnavailable, ReservationUnknown
+from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.core.labels import Labels
 from spendfuse.core.limits import Limit, RouteTo
 from spendfuse.core.refusals import UNAVAILABLE_RETRY_S, Code, Deny, deny_refused
@@ -33,11 +32,12 @@ from spendfuse.gate.relay import Attempt
 from spendfuse.gate.requests import Caller, Downstream, Request
 from spendfuse.gate.reservations import Endings, OpenReservation
 from spendfuse.gate.routes import Rotation, Route, Routes
+from spendfuse.gate.unreserved import UNRESERVED_HEADER, Unreserved
+from spendfuse.ledger.spool import Spool
 from spendfuse.ledger.store import Demand, Ledger
 from spendfuse.upstream.client import UpstreamClient
 from spendfuse.wire.dialect import Answer, Exchange
 
-_NO_RESERVATION = ReservationId(0)
 _TARGET_LABELS = frozenset({"target", "provider"})
 CALL_ID_HEADER = "x-spendfuse-call-id"
 CAP_HEADER = "x-spendfuse-max-tokens"
@@ -53,6 +53,7 @@ class Admission:
     estimate: Estimate
     reservation: OpenReservation
     cap: int | None
+    is_reserved: bool = True
 
     @property
     def route(self) -> Route:
@@ -79,6 +80,7 @@ class Gate:
         routes: Routes,
         exchanges: Exchanges,
         ledger: Ledger,
+        spool: Spool,
         client: UpstreamClient,
         clock: Clock,
     ) -> None:
@@ -94,7 +96,8 @@ class Gate:
         self._counts = ProviderCounts(client)
         self._finishing: set[asyncio.Task[Deny | None]] = set()
         self._attribution = Attribution(config.limits)
-        self.endings = Endings(ledger)
+        self.endings = Endings(ledger, spool)
+        self._unreserved = Unreserved(config.limits, ledger=ledger, spool=spool, endings=self.endings, clock=clock)
         self.refusals = RefusalCounts(ledger)
 
     async def serve(self, request: Request, down: Downstream) -> None:
@@ -109,7 +112,7 @@ class Gate:
         call = request.dialect.parse(request.body, request.headers)
         if isinstance(call, Deny):
             return call
-        admission = await self._admit(request, call, reservation_of(call_id, 1))
+        admission = await self._admit(request, call, call_id)
         if isinstance(admission, Deny):
             return admission
         attempt = self._attempt(admission, down, call_text(call_id), client_cap=call.cap)
@@ -128,7 +131,7 @@ class Gate:
         finishing.add_done_callback(self._finishing.discard)
         return await asyncio.shield(finishing)
 
-    async def _admit(self, request: Request, call: Call, reservation_id: ReservationId) -> Admission | Deny:
+    async def _admit(self, request: Request, call: Call, call_id: CallId) -> Admission | Deny:
         """Reserve a call's quote on all limits that cover it, at its route or at those that its limits lead to."""
         rotation = self._routes.get(call.model)
         if isinstance(rotation, Deny):
@@ -142,7 +145,7 @@ class Gate:
             if isinstance(labels, Deny):
                 self.refusals.count(labels, request.caller.labels)
                 return labels
-            admission = await self._admit_at(passage, request, labels, reservation_id)
+            admission = await self._admit_at(passage, request, labels, call_id)
             if isinstance(admission, Admission):
                 return admission
             elsewhere = self._routes_instead(admission.reasons, passage.others, tried)
@@ -183,22 +186,24 @@ class Gate:
                     return rotation.turn()
         return ()
 
-    async def _admit_at(
-        self, passage: _Passage, request: Request, labels: Labels, reservation_id: ReservationId
-    ) -> Admission | Deny:
+    async def _admit_at(self, passage: _Passage, request: Request, labels: Labels, call_id: CallId) -> Admission | Deny:
         """Reserve at one route: by bytes if they fit, else by tokens if those can be counted; wait; fit; or refuse."""
         counts = self._counts.of(passage.call, passage.exchange, passage.route, request.headers)
         estimate = self._estimator.rough(passage.call, passage.route, labels, counts)
         if isinstance(estimate, Deny):
             return estimate
-        caller = request.caller
+        caller, reservation_id = request.caller, reservation_of(call_id, 1)
         try:
             verdict = await self._reserve(estimate, caller, reservation_id)
             if isinstance(verdict, Refused) and self._estimator.counting_may_help(estimate, verdict):
                 estimate = await self._estimator.counted(estimate)
                 verdict = await self._reserve(estimate, caller, reservation_id)
         except LedgerUnavailable as error:
-            return Deny(Code.STORE_UNAVAILABLE, f"No call is admitted: {error}.", retry_after_s=UNAVAILABLE_RETRY_S)
+            begun = await self._unreserved.begin(call_id, self._demand(estimate, caller, reservation_id), error)
+            if begun is None:
+                return Deny(Code.STORE_UNAVAILABLE, f"No call is admitted: {error}.", retry_after_s=UNAVAILABLE_RETRY_S)
+            cap = begun.held.cap if estimate.sends_cap else None
+            return Admission(passage.exchange, estimate, begun, cap, is_reserved=False)
         if isinstance(verdict, Refused):
             return deny_refused(verdict, self._clock.now_ns() // NS_PER_MS)
         self.refusals.count_shadow(verdict.would_refuse, labels)
@@ -206,7 +211,11 @@ class Gate:
         return Admission(passage.exchange, estimate, reservation, verdict.cap if estimate.sends_cap else None)
 
     async def _reserve(self, estimate: Estimate, caller: Caller, reservation_id: ReservationId) -> Admitted | Refused:
-        demand = Demand(
+        demand = self._demand(estimate, caller, reservation_id)
+        return await self._ledger.reserve(demand, wait_s=0.0 if estimate.can_count else self._config.busy_wait_s)
+
+    def _demand(self, estimate: Estimate, caller: Caller, reservation_id: ReservationId) -> Demand:
+        return Demand(
             reservation_id,
             estimate.labels,
             estimate.quoted.quote,
@@ -215,12 +224,13 @@ class Gate:
             self._config.reservation_deadline_s,
             caller.new_subjects_per_hour,
         )
-        return await self._ledger.reserve(demand, wait_s=0.0 if estimate.can_count else self._config.busy_wait_s)
 
     def _attempt(self, admission: Admission, down: Downstream, call_id: str, *, client_cap: int | None) -> Attempt:
         headers = [(CALL_ID_HEADER, call_id)]
         if admission.cap is not None and admission.cap != client_cap:
             headers.append((CAP_HEADER, str(admission.cap)))
+        if not admission.is_reserved:
+            headers.append(UNRESERVED_HEADER)
         return Attempt(
             call=admission.estimate.call,
             exchange=admission.exchange,
@@ -239,14 +249,10 @@ class Gate:
         """Whether requests have to say where they come from."""
         return self._attribution.uses_ip
 
-    async def check_ready(self) -> None:
-        """Whether the store takes transactions now.
-
-        Raises:
-            LedgerUnavailable: it doesn't, so no call is admitted; the message says why.
-        """
-        with contextlib.suppress(ReservationUnknown):
-            await self._ledger.void(_NO_RESERVATION)
+    @property
+    def outage(self) -> LedgerUnavailable | None:
+        """Why no call is admitted now, the store being away; the keeper finds out within a second."""
+        return self._ledger.outage
 
     async def drain(self, timeout_s: float) -> None:
         """Wait for calls that go on without their client, cutting those that outlast the time, then for the ends of all
