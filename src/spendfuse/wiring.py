@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import sqlite3
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
@@ -11,11 +12,14 @@ from spendfuse.cli import build
 from spendfuse.cli.factories import Factories
 from spendfuse.clock import SystemClock
 from spendfuse.config import Config, PostgresStore, SqliteStore, Store
+from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.core.limits import Limit
 from spendfuse.ledger.sqlite import open_sqlite
 from spendfuse.ledger.sqlite_file import sqlite_has_wal_race
 from spendfuse.ledger.store import Ledger, Topic
 from spendfuse.server.run import ASGIApp
+
+logger = logging.getLogger("spendfuse")
 
 DRAIN_S = 3.0
 """How long the ends of reservations may take once all calls have ended; what is left then is the keeper's."""
@@ -83,7 +87,7 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
     clock = SystemClock()
     async with contextlib.AsyncExitStack() as stack:
         ledger = await open_store(config.store, limits=config.limits)
-        stack.push_async_callback(ledger.close)
+        stack.push_async_callback(_leave, ledger)
         spool = Spool(ledger, config.spool, store=config.store.where)
         spool.start()
         stack.push_async_callback(spool.close)
@@ -117,6 +121,14 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
             body_bytes_max=config.body_bytes_max,
             via=via_of(config),
         )
+
+
+async def _leave(ledger: Ledger) -> None:
+    """Close a gateway's ledger. A store that is away then does not keep it from ending: its lease ends by itself."""
+    try:
+        await ledger.close()
+    except LedgerUnavailable as error:
+        logger.warning("store_not_left error=%s", error)
 
 
 def warnings_of(config: Config, workers: int) -> list[str]:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import resource
+import signal
 import sqlite3
 import time
 import urllib.error
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from gateway import RunningGateway, config_text, running_gateway, wait_until
+from gateway import STOP_TIMEOUT_S, RunningGateway, config_text, running_gateway, wait_until
 from postgres_server import KillableServer, killable_server
 from postgres_stores import fetch, gateways
 from ways import WAYS
@@ -25,10 +26,10 @@ from spendfuse.simulator.process import RunningSimulator, running_simulator
 
 CLIENTS = 24
 LATENCY_S = 0.4
-KNOWN_WITHIN_S = 3.0
+KNOWN_WITHIN_S = 5.0
 """A server that is gone shows at the keeper's next round, on a machine that does other things too."""
-BOUND_S = STORE_TIMEOUT_S + 2.0
-AT_ONCE_S = 1.0
+BOUND_S = STORE_TIMEOUT_S + 3.0
+AT_ONCE_S = 2.0
 """Milliseconds, on a machine that does nothing else."""
 BACK_WITHIN_S = 15.0
 LIMITS = "limits: {company: {usd: 1000, per: month}, rate: {requests: 100_000, per: minute}}"
@@ -194,8 +195,9 @@ def test_postgresql_killed_and_restarted_in_the_middle_of_load_loses_nothing(
         assert len([one for one in load.answered if one.status == 200]) == simulator.bill().calls["completed"]
 
 
-def test_a_gateway_killed_during_the_outage_leaves_its_charges_to_the_next_one(
-    server: KillableServer, tmp_path: Path
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_a_gateway_that_ends_during_the_outage_leaves_its_charges_to_the_next_one(
+    server: KillableServer, tmp_path: Path, end: signal.Signals
 ) -> None:
     async def calls_around_the_kill(gateway: RunningGateway, simulator: RunningSimulator) -> list[Answered]:
         async with aiohttp.ClientSession() as session:
@@ -212,7 +214,8 @@ def test_a_gateway_killed_during_the_outage_leaves_its_charges_to_the_next_one(
             answered = asyncio.run(calls_around_the_kill(running[0], simulator))
             assert {one.status for one in answered} == {200}, "the clients in flight get their answers"
             wait_until(lambda: spooled_lines(running[0]) == CLIENTS, 10, "all settles are on disk")
-            running[0].kill()
+            running[0].process.send_signal(end)
+            assert running[0].process.wait(STOP_TIMEOUT_S) == (0 if end is signal.SIGTERM else -end)
         server.restart()
         settled, held, number = settled_and_held(server.dsn)
         assert (settled, number) == (0, CLIENTS) and held > simulator.bill().nanos
