@@ -174,7 +174,8 @@ def test_postgresql_killed_and_restarted_in_the_middle_of_load_loses_nothing(
             wait_until(lambda: simulator.bill().calls.get("running", 0) == 0, 10, "what was in flight has ended")
             calls_before = calls_of(simulator)
             wait_until(lambda: sum(map(spooled_lines, running)) > 0, 10, "settles wait on disk")
-            time.sleep(1)
+            refused_before = len(load.answered)
+            wait_until(lambda: len(load.answered) > refused_before + 4 * CLIENTS, 10, "calls are refused")
             assert calls_of(simulator) == calls_before, "no call is admitted"
             server.restart()
             settled, held, _ = settled_and_held(server.dsn)
