@@ -77,7 +77,7 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
     from spendfuse.gate.routes import Routes, via_of
     from spendfuse.ledger.following import Follower
     from spendfuse.ledger.keeper import Keeper
-    from spendfuse.ledger.spool import Spool
+    from spendfuse.ledger.spool import open_spool
     from spendfuse.server.app import App
     from spendfuse.server.auth import Keyring
     from spendfuse.server.others import others_app
@@ -88,9 +88,7 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
     async with contextlib.AsyncExitStack() as stack:
         ledger = await open_store(config.store, limits=config.limits)
         stack.push_async_callback(_leave, ledger)
-        spool = Spool(ledger, config.spool, store=config.store.where)
-        spool.start()
-        stack.push_async_callback(spool.close)
+        spool = await stack.enter_async_context(open_spool(ledger, config.spool, store=config.store.where))
         client = HttpClient()
         stack.push_async_callback(client.close)
         serves = served(config, clock)

@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,7 +39,7 @@ from spendfuse.core.reservations import Charge, EntryKind, ReservationId
 from spendfuse.core.usage import Usage
 from spendfuse.ledger import spool as spool_module
 from spendfuse.ledger.operations import Record, Settle, Void
-from spendfuse.ledger.spool import Spool
+from spendfuse.ledger.spool import Spool, open_spool
 from spendfuse.ledger.spool_file import SpoolFile, SpoolFolder
 from spendfuse.ledger.spool_lines import Begun, LineInvalid, Spooled, Unbilled, decode, encode
 from spendfuse.ledger.store import Demand, Ledger
@@ -87,15 +88,9 @@ class Line:
         return await asked
 
 
-@contextlib.asynccontextmanager
-async def spooling(line: Line, folder: Path, store: str = "here") -> AsyncGenerator[Spool]:
+def spooling(line: Line, folder: Path, store: str = "here") -> AbstractAsyncContextManager[Spool]:
     """A spool of one process, from its start to an orderly end."""
-    spool = Spool(cast("Ledger", line), folder, store=store)
-    spool.start()
-    try:
-        yield spool
-    finally:
-        await spool.close()
+    return open_spool(cast("Ledger", line), folder, store=store)
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -304,6 +304,17 @@ class Spool:
 
     def _files(self) -> list[SpoolFile]:
         return [*self._others, self._own] if self._own is not None else list(self._others)
+
+
+@contextlib.asynccontextmanager
+async def open_spool(ledger: Ledger, folder: Path, *, store: str) -> AsyncGenerator[Spool]:
+    """A spool from its start to its close."""
+    spool = Spool(ledger, folder, store=store)
+    spool.start()
+    try:
+        yield spool
+    finally:
+        await spool.close()
 
 
 def tell_overrun(entry: Entry) -> None:
