@@ -228,7 +228,7 @@ class History:
         elif roll < 0.78 and self.calls:
             self._leave(self.dice.choice(list(self.calls)))
         elif roll < 0.93:
-            self.world.clock.advance(ms=self.dice.choice([1, 100, 2_000, 30_000, 700_000, 3_600_000]))
+            await self.world.leap(self.dice.choice([1, 100, 2_000, 30_000, 700_000, 3_600_000]))
         elif roll < 0.97:
             await self.world.ledger.expire_due()
         else:
