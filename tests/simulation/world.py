@@ -39,29 +39,29 @@ _MORE = f"  haiku: anthropic/{CLAUDE}\nbusy_wait: 2s"
 _CONFIGS = (
     """
   company: {usd: '0.02', per: hour}
-  user-tokens: {tokens: 6000, per: hour, each: user}
-  whole: {usd: '0.008', per: day, each: feature, fit: false}
-  parallel: {concurrent: 5, each: user}
-  rate: {requests: 25, per: minute, each: key}
-  daily: {requests: 300, per: day}
-  dear: {usd: '0.004', per: day, match: {model: [plain]}, on_exceed: {route_to: frugal}}
-  watched: {usd: '0.0001', per: day, on_exceed: shadow}
-  agent: {usd: '0.002', per: lifetime, each: run}
+  user-tokens: {tokens: 5000, per: hour, each: user}
+  whole: {usd: '0.02', per: 4h, each: feature, fit: false}
+  parallel: {concurrent: 3, each: user}
+  rate: {requests: 12, per: minute, each: key}
+  daily: {requests: 400, per: day}
+  dear: {usd: '0.03', per: 2h, match: {model: [plain]}, on_exceed: {route_to: frugal}}
+  watched: {usd: '0.01', per: 4h, on_exceed: shadow}
+  agent: {usd: '0.003', per: lifetime, each: run}
 """,
     """
   company: {usd: '0.01', per: hour}
-  user-tokens: {tokens: 6000, per: hour, each: user, on_exceed: shadow}
-  parallel: {concurrent: 5, each: user}
-  rate: {requests: 25, per: minute, each: key, burst: 5}
-  organization: {usd: '0.5', per: lifetime, each: organization}
-  watched: {usd: '0.0001', per: day}
+  user-tokens: {tokens: 5000, per: hour, each: user, on_exceed: shadow}
+  parallel: {concurrent: 4, each: user}
+  rate: {requests: 12, per: minute, each: key, burst: 4}
+  organization: {usd: '0.6', per: lifetime, each: organization}
+  watched: {usd: '0.05', per: 4h}
 """,
     """
   company: {usd: '0.03', per: hour}
   user-tokens: {tokens: 4000, per: hour, each: user}
-  outputs: {output_tokens: 3000, per: 5m, each: [user, feature]}
+  outputs: {output_tokens: 1500, per: 5m, each: [user, feature]}
   daily: {requests: 200, per: day}
-  organization: {usd: '0.5', per: lifetime, each: organization}
+  organization: {usd: '0.6', per: lifetime, each: organization}
 """,
 )
 

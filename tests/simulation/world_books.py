@@ -4,7 +4,7 @@ None of the engines' code adds up here: what a balance should be follows from th
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from world_store import EntryRow, Key, OpenRow
@@ -14,9 +14,6 @@ from spendfuse.core.limits import Limit, Unit
 from spendfuse.core.quotes import Amounts
 from spendfuse.core.reservations import EntryKind
 from spendfuse.ledger.applied import window_of
-
-ALL_WINDOWS = -1
-
 
 class Violated(Exception):
     """An invariant is broken; `number` is the one of STYLE, 0 for what no number stands for."""
@@ -52,6 +49,7 @@ class Account:
     reserved_at_ms: int
     keys: tuple[tuple[Unit, Key], ...]
     row: OpenRow
+    first_held: tuple[int, ...]
     entries: list[EntryRow] = field(default_factory=list[EntryRow])
 
     @property
@@ -98,7 +96,7 @@ class Books:
         self.limits: dict[str, Limit] = {}
         self.amounts: dict[tuple[str, str], int] = {}
         """Set for a subject, by identity and subject."""
-        self._keys: dict[tuple[object, ...], tuple[tuple[Unit, Key], ...]] = {}
+        self._first_windows: dict[str, int] = {}
 
     def amount_of(self, identity: str, subject: str) -> int:
         """In force now."""
@@ -113,7 +111,7 @@ class Books:
     def opened(self, row: OpenRow, labels: Labels) -> Account:
         """A reservation is seen for the first time."""
         keys = tuple(self.keys_of(labels, row[2]))
-        account = self.accounts[row[0]] = self.open[row[0]] = Account(row[0], labels, row[2], keys, row)
+        account = self.accounts[row[0]] = self.open[row[0]] = Account(row[0], labels, row[2], keys, row, row[5:8])
         if account.run:
             self.by_run[account.run] = account
         self._hold(account, row, 1)
@@ -140,10 +138,16 @@ class Books:
             if unit.is_consumable:
                 total.excess += max(0, settled - (0 if is_late else held.of(unit)))
 
-    def applied(self, limits: Iterable[Limit]) -> list[str]:
+    def counts(self, key: Key) -> bool:
+        """Whether there can be such a balance: its limit is in force, and was before the window was over."""
+        return key[0] in self.limits and key[2] >= self._first_windows[key[0]]
+
+    def applied(self, limits: Iterable[Limit], now_ms: int) -> list[str]:
         """Other limits rule; which of them are new."""
         before, self.limits = self.limits, {one.identity: one for one in limits if not one.is_rate}
         new = [identity for identity in self.limits if identity not in before]
+        for identity in new:
+            self._first_windows[identity] = window_of(self.limits[identity], now_ms).number
         for key, total in self.sums.items():
             identity = key[0]
             if identity not in self.limits:
@@ -187,8 +191,3 @@ def _settled_by(unit: Unit, entry: EntryRow) -> int:
             return int(not entry[1])
         case Unit.CONCURRENT:
             return 0
-
-
-def limits_by_name(limits: Mapping[str, Limit]) -> dict[str, Limit]:
-    """Limits in force by their names."""
-    return {one.name: one for one in limits.values()}

@@ -56,7 +56,7 @@ class Checker:
 
     def applied(self, limits: Sequence[Limit]) -> None:
         """A process applied these limits."""
-        new = self.books.applied(limits)
+        new = self.books.applied(limits, self.now_ms)
         self.rate_limits = [one for one in limits if one.is_rate]
         self._rates = dict(self.store.rates())
         if new:
@@ -69,14 +69,14 @@ class Checker:
             if isinstance(operation, SetAmount) and outcome is None:
                 self._set_amount(operation)
         touched = self._see(asked, voided)
-        keys = {key for account in touched for _, key in account.keys if key[0] in self.books.limits}
+        keys = {key for account in touched for _, key in account.keys if self.books.counts(key)}
         is_refusal = bool(asked) and all(isinstance(outcome, Refused) for _, outcome in asked) and not voided
         for operation, outcome in asked:
             if isinstance(outcome, Refused) and isinstance(operation, Reserve):
                 keys |= {
                     key
                     for _, key in self.books.keys_of(operation.demand.labels, self.now_ms)
-                    if key[0] in self.books.limits
+                    if self.books.counts(key)
                 }
         self._check_answers(asked)
         self._check_admissions(asked)
@@ -91,7 +91,7 @@ class Checker:
         known = [row for one in sorted(entries) for row in self.books.accounts[one].entries]
         if dict(self.store.open_rows()) != before or list(self.store.entries(sorted(entries))) != known:
             raise Violated(6, f"repeating changed something: {[one for one, _ in asked]}")
-        keys = {key for one in entries for _, key in self.books.accounts[one].keys if key[0] in self.books.limits}
+        keys = {key for one in entries for _, key in self.books.accounts[one].keys if self.books.counts(key)}
         self._check_balances(self.store.balances(sorted(keys)), number=6)
         if dict(self.store.rates()) != self._rates:
             raise Violated(6, f"repeating changed a rate: {[one for one, _ in asked]}")
@@ -109,7 +109,7 @@ class Checker:
         if dict(self.store.open_rows()) != {number: one.row for number, one in self.books.open.items()}:
             raise Violated(6, "a reservation changed although nothing was asked of it")
         self._check_balances(self.store.balances(None))
-        self._check_sums([key for key in self.books.sums if key[0] in self.books.limits])
+        self._check_sums([key for key in self.books.sums if self.books.counts(key)])
 
     def check_lines(self, lines: Sequence[BalanceLine]) -> None:
         """What the engine lists as its current balances."""
@@ -157,6 +157,9 @@ class Checker:
                 continue
             if not (entry[0] in wanted or entry[0] in voided or may_expire):
                 raise Violated(6, f"{_named(account)} ended although nobody asked for it")
+            if not account.entries and entry[7:10] != account.row[5:8] and _was_extended(account, asked):
+                # Extended and ended within one batch.
+                books.changed(account, (*account.row[:5], *entry[7:10], *account.row[8:]))
             self._check_entry(account, entry, is_open=entry[0] in rows)
             books.ended(account, entry)
             self.ended.append(account)
@@ -179,10 +182,9 @@ class Checker:
         return self.books.opened(row, self.store.labels(row))  # type: ignore[arg-type]
 
     def _see_changed(self, account: Account, row: tuple[int, ...], asked: Asked) -> None:
-        was_asked = any(isinstance(one, Extend) and one.reservation_id == account.number for one, _ in asked)
         if row[2] != account.row[2]:
             raise Violated(9, f"{_named(account)} moved to another time")
-        if not was_asked or any(row[at] < account.row[at] for at in (4, 5, 6, 7)):
+        if not _was_extended(account, asked) or any(row[at] < account.row[at] for at in (4, 5, 6, 7)):
             raise Violated(6, f"{_named(account)} became {row}, from {account.row}")
         self.books.changed(account, row)  # type: ignore[arg-type]
 
@@ -210,7 +212,7 @@ class Checker:
             raise Violated(5, f"{name} was settled, and then once more")
         if reserved_at_ms != account.reserved_at_ms:
             raise Violated(9, f"{name} counts at {reserved_at_ms}, but was made at {account.reserved_at_ms}")
-        if held != account.row[5:8]:
+        if held != account.row[5:8] or any(a < b for a, b in zip(held, account.first_held, strict=True)):
             raise Violated(6, f"{name} held {account.row[5:8]}, its entry says {held}")
         if kind == EntryKind.EXPIRED and (tuple(entry[4:7]) != held or not entry[10]):
             raise Violated(11, f"{name} expired at {entry[4:7]}, not at its quote {held}")
@@ -320,6 +322,10 @@ def _check_told(account: Account | None, told: Entry) -> None:
             if (amounts, held, bool(row[10]), row[11]) == (told.amounts, told.held, told.estimated, told.overrun_cost):
                 return
     raise Violated(7, f"{told} was told, the store has {account.entries}")
+
+
+def _was_extended(account: Account, asked: Asked) -> bool:
+    return any(isinstance(one, Extend) and one.reservation_id == account.number and told is True for one, told in asked)
 
 
 def _named(account: Account) -> str:

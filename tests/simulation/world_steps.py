@@ -157,7 +157,7 @@ class Steps:
         else:
             body = chat(model, user=str(number))
         body["stream"] = dice.random() < 0.4
-        cap = dice.choice([None, 10, 200, 600, 2_000])
+        cap = dice.choice([None, 10, 200, 300, 600, 1_200])
         if cap is not None:
             body["max_tokens"] = cap
         is_same = model != "haiku" or dialect is MESSAGES
@@ -193,19 +193,19 @@ class Steps:
 
     def _say(self, process: Process) -> None:
         world, dice = self.world, self.dice
-        chance, cap = dice.random(), dice.randint(1, 1_200)
+        chance, cap = dice.random(), dice.randint(1, 800)
         if chance < 0.5 or not self._direct:
             self._reserve(process, cap)
             return
-        # The older ones have mostly ended: late and repeated words are for them.
-        number = dice.choice(self._direct[-12:] if dice.random() < 0.9 else self._direct)
+        still_open = [one for one in self._direct[-40:] if one in world.checker.books.open]
+        number = dice.choice(still_open if still_open and dice.random() < 0.8 else self._direct)
         if chance < 0.75:
             self._settle(process, number)
         elif chance < 0.85:
             world.note(f"void {number} at process {process.number}")
             world.asks.append(process.ask(lambda ledger: ledger.void(number)))
         elif chance < 0.95:
-            quote, deadline_s = _quote(10), dice.choice([1.0, 60.0, 900.0])
+            quote, deadline_s, cap = _quote(10), dice.choice([1.0, 60.0, 900.0]), cap * 2
             world.note(f"extend {number} to {cap} at process {process.number}")
             world.asks.append(
                 process.ask(lambda ledger: ledger.extend(number, quote=quote, cap=cap, deadline_s=deadline_s))
