@@ -199,7 +199,7 @@ class MemoryEngine:
             )
             for limit, subject in self._store.limits.matching(known.labels):
                 more = wider.of(limit.unit) - known.held.of(limit.unit)
-                is_counted = limit.is_enforced and not limit.is_rate
+                is_counted = limit.is_enforced and not limit.is_rate and self._store.has_balance(limit, known)
                 if more and is_counted and more > self._store.balance(limit, subject, known.reserved_at_ms).free:
                     return False
             known.cap, known.held = operation.cap, wider

@@ -38,6 +38,8 @@ class MemoryStore:
     """Limits, reservations with their entries, and all else that a store keeps."""
 
     limits: AppliedLimits = field(default_factory=lambda: AppliedLimits(()))
+    active_since_ms: dict[str, int] = field(default_factory=dict[str, int])
+    """Since when each limit has been in force, by its identity."""
     overrides: dict[tuple[str, str], Override] = field(default_factory=dict[tuple[str, str], Override])
     """By a limit's identity and subject."""
     tats_ns: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
@@ -60,6 +62,7 @@ class MemoryStore:
             if identity not in wanted & before:
                 del self.tats_ns[identity, subject]
         self.limits = limits
+        self.active_since_ms = {one: self.active_since_ms.get(one, now_ms) for one in wanted}
         for limit in limits.limits:
             if limit.identity not in before:
                 self.seen.update((limit.each, subject) for subject in self._known_subjects(limit, now_ms))
@@ -69,6 +72,11 @@ class MemoryStore:
         window = window_of(limit, at_ms)
         settled, reserved = self._fold(limit, window).get(subject, (0, 0))
         return Balance(limit, subject, self._amount(limit, subject), settled, reserved, window.ends_at_ms)
+
+    def has_balance(self, limit: Limit, one: Reservation) -> bool:
+        """Whether a reservation counts under a limit in force: not where its window was over before that began."""
+        ends_at_ms = window_of(limit, one.reserved_at_ms).ends_at_ms
+        return ends_at_ms is None or self.active_since_ms[limit.identity] < ends_at_ms
 
     def rate(self, limit: Limit, subject: str) -> RateState:
         """A rate as it stands."""
