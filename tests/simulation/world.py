@@ -5,6 +5,7 @@ each engine. `world_steps` says what can happen, `world_seeds` plays it.
 """
 
 import functools
+import hashlib
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -92,6 +93,7 @@ class World:
         self.asks: list[Any] = []
         self.history: deque[tuple[Operation, Outcome]] = deque(maxlen=200)
         self.trace: deque[str] = deque(maxlen=TRACE_LINES)
+        self._digest = hashlib.sha256()
         self.is_repeating = False
         self.violated: Violated | None = None
         self._dead_since_ns: dict[int, tuple[int, int]] = {}
@@ -101,7 +103,22 @@ class World:
 
     def note(self, what: str) -> None:
         """For the trace of a failure."""
-        self.trace.append(f"step {self.step}, {self.clock.now_ns() // NS_PER_MS} ms: {what}")
+        line = f"step {self.step}, {self.clock.now_ns() // NS_PER_MS} ms: {what}"
+        self.trace.append(line)
+        self._digest.update(line.encode())
+
+    def digest(self) -> str:
+        """Of all that happened, and of what the store has in the end."""
+        for row in sorted(self.store.entries(None)):
+            self._digest.update(repr(row[:12]).encode())
+        return self._digest.hexdigest()
+
+    def bury(self) -> None:
+        """End all processes that are left."""
+        for process in self.processes:
+            process.die()
+            process.engine.session.kill()
+        self.processes = []
 
     def check(self, what: Callable[[], object]) -> None:
         """Look, and remember what is broken. Only the first counts: what comes after it may follow from it."""
@@ -338,7 +355,10 @@ class World:
 
 
 def _raise_broken(error: BaseException) -> None:
-    raise Violated(3 if "ceiling" in str(error) or "check" in str(error).lower() else 0, f"the store fails: {error!r}")
+    """The store has refused what its own constraints forbid: 1 and 3 are among them, 5 is a key."""
+    text = str(error)
+    number = 3 if "ceiling" in text else 1 if ">= 0" in text else 5 if "UNIQUE" in text else 0
+    raise Violated(number, f"the store fails: {error!r}")
 
 
 def _raise_open(account: Account) -> None:

@@ -15,6 +15,7 @@ from spendfuse.core.quotes import Amounts
 from spendfuse.core.reservations import EntryKind
 from spendfuse.ledger.applied import window_of
 
+
 class Violated(Exception):
     """An invariant is broken; `number` is the one of STYLE, 0 for what no number stands for."""
 

@@ -74,9 +74,7 @@ class Checker:
         for operation, outcome in asked:
             if isinstance(outcome, Refused) and isinstance(operation, Reserve):
                 keys |= {
-                    key
-                    for _, key in self.books.keys_of(operation.demand.labels, self.now_ms)
-                    if self.books.counts(key)
+                    key for _, key in self.books.keys_of(operation.demand.labels, self.now_ms) if self.books.counts(key)
                 }
         self._check_answers(asked)
         self._check_admissions(asked)
@@ -93,7 +91,7 @@ class Checker:
             raise Violated(6, f"repeating changed something: {[one for one, _ in asked]}")
         keys = {key for one in entries for _, key in self.books.accounts[one].keys if self.books.counts(key)}
         self._check_balances(self.store.balances(sorted(keys)), number=6)
-        if dict(self.store.rates()) != self._rates:
+        if dict(self.store.rates_seen()) != self._rates:
             raise Violated(6, f"repeating changed a rate: {[one for one, _ in asked]}")
 
     def check_everything(self) -> None:
@@ -202,7 +200,7 @@ class Checker:
         raise Violated(5, f"an entry of {reservation_text(ReservationId(entry[0]))}, which was never made")
 
     def _check_entry(self, account: Account, entry: EntryRow, *, is_open: bool) -> None:
-        number, is_late, kind, reserved_at_ms, cost, *_ = entry
+        _, is_late, kind, reserved_at_ms, cost, *_ = entry
         held, name = entry[7:10], _named(account)
         if is_open:
             raise Violated(5, f"{name} has an entry and is open still")
@@ -227,6 +225,8 @@ class Checker:
         for operation, outcome in asked:
             if isinstance(outcome, Entry):
                 _check_told(accounts.get(outcome.reservation_id), outcome)
+                if isinstance(operation, Settle):
+                    self._check_settled(accounts[outcome.reservation_id], asked)
             elif isinstance(outcome, tuple):
                 for entry in outcome:
                     if isinstance(entry, Entry):
@@ -235,6 +235,14 @@ class Checker:
                 account = accounts.get(operation.reservation_id)
                 if account is None:
                     raise Violated(13, f"{operation.reservation_id} was admitted, and isn't in the store")
+
+    def _check_settled(self, account: Account, asked: Asked) -> None:
+        """What a reservation was settled at by this commit is what was asked."""
+        if account not in self.ended or account.entries[-1][2] not in (EntryKind.SETTLED, EntryKind.LATE):
+            return
+        charges = [one.charge for one, _ in asked if isinstance(one, Settle) and one.reservation_id == account.number]
+        if account.charged not in [charge.cost for charge in charges]:
+            raise Violated(7, f"{_named(account)} was charged {account.charged}, to be charged were {charges}")
 
     def _check_admissions(self, asked: Asked) -> None:
         books = self.books
@@ -266,7 +274,7 @@ class Checker:
 
     def _check_rates(self, asked: Asked, *, is_refusal: bool) -> None:
         now_ns = self._clock.now_ns()
-        rates = dict(self.store.rates())
+        rates = dict(self.store.rates_seen())
         if is_refusal and rates != self._rates:
             raise Violated(4, f"a refusal moved a rate: {self._rates} became {rates}")
         self._rates = rates

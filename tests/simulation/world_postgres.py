@@ -1,11 +1,10 @@
-"""A PostgreSQL store of a simulated world: the real engine on an event loop of its own, in a thread, whose every call is
-waited for. The connections of its processes fail at a commit when they are told to.
+"""A PostgreSQL store of a simulated world: the real engine on an event loop of its own, in a thread, whose every call
+is waited for. The connections of its processes fail at a commit when they are told to.
 
 Leases are on the server's clock, which no test can freeze: none ends by itself, and the world ends those whose time is
 over by its own clock.
 """
 
-import asyncio
 import json
 import threading
 from collections import deque
@@ -14,6 +13,7 @@ from enum import Enum, auto
 from typing import Any
 
 import asyncpg
+import uvloop
 from world_store import ENTRY_COLUMNS, OPEN_COLUMNS, BalanceSeen, EntryRow, Key, OpenRow, Session, run_in
 
 from spendfuse.clock import FrozenClock
@@ -47,7 +47,7 @@ class Server:
     """A database of the server, and the thread from which it is spoken to; kept from seed to seed."""
 
     def __init__(self, dsn: str, database: str) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = uvloop.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
         run_in(self.loop, _create(dsn, database))
         self.dsn = dsn.replace("/postgres?", f"/{database}?")
@@ -73,6 +73,7 @@ class PostgresWorld:
         self._identities: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
         self._labels: dict[tuple[int, str], Labels] = {}
+        self._rates: Sequence[Any] = ()
 
     def open(self, limits: tuple[Limit, ...]) -> Session:
         session = PostgresSession(self._server, limits, self._clock)
@@ -88,7 +89,12 @@ class PostgresWorld:
         return [tuple(row) for row in run_in(self._server.loop, self._raw.fetch(query, *parameters))]
 
     def open_rows(self) -> Mapping[int, OpenRow]:
-        return {row[0]: row for row in self.rows(f"SELECT {OPEN_COLUMNS} FROM reservation")}
+        return {row[0]: tuple(row) for row in run_in(self._server.loop, self._look())}
+
+    async def _look(self) -> Any:
+        """Open reservations and rates in one go, as a change of threads takes longer than a query."""
+        self._rates = await self._raw.fetch("SELECT limit_id, subject, tat_ns FROM rate")
+        return await self._raw.fetch(f"SELECT {OPEN_COLUMNS} FROM reservation")
 
     def labels(self, row: OpenRow) -> Labels:
         key = row[8:]
@@ -100,6 +106,8 @@ class PostgresWorld:
     def entries(self, ids: Iterable[int] | None) -> Sequence[EntryRow]:
         if ids is None:
             return self.rows(f"SELECT {ENTRY_COLUMNS} FROM entry ORDER BY reservation_id, is_late")
+        if not ids:
+            return []
         some = "WHERE reservation_id = ANY($1::bigint[]) ORDER BY reservation_id, is_late"
         return self.rows(f"SELECT {ENTRY_COLUMNS} FROM entry {some}", list(ids))
 
@@ -114,8 +122,11 @@ class PostgresWorld:
         return {(self._identities[row[0]], *row[1:3]): BalanceSeen(*row[3:]) for row in rows}
 
     def rates(self) -> Mapping[tuple[str, str], int]:
-        rows = self.rows("SELECT limit_id, subject, tat_ns FROM rate")
-        return {(self._identities[number], subject): tat_ns for number, subject, tat_ns in rows}
+        self.open_rows()
+        return {(self._identities[number], subject): tat_ns for number, subject, tat_ns in self._rates}
+
+    def rates_seen(self) -> Mapping[tuple[str, str], int]:
+        return {(self._identities[number], subject): tat_ns for number, subject, tat_ns in self._rates}
 
     def close(self) -> None:
         run_in(self._server.loop, self._raw.close())

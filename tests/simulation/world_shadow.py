@@ -1,5 +1,5 @@
-"""The reference model beside the engine under test: it is fed the same operations in the order of their commits, and has
-to give the same answers."""
+"""The reference model beside the engine under test: it is fed the same operations in the order of their commits, and
+has to give the same answers."""
 
 from collections import defaultdict
 from collections.abc import Sequence

@@ -119,6 +119,10 @@ class Store(Protocol):
         """By limit and subject."""
         ...
 
+    def rates_seen(self) -> Mapping[tuple[str, str], int]:
+        """As they were when `open_rows` was last called."""
+        ...
+
     def close(self) -> None:
         """Remove it."""
         ...
@@ -165,6 +169,8 @@ class MemoryWorld:
 
     def rates(self) -> Mapping[tuple[str, str], int]:
         return dict(self.store.tats_ns)
+
+    rates_seen = rates
 
     def close(self) -> None:
         pass
@@ -281,6 +287,8 @@ class SqliteWorld:
     def rates(self) -> Mapping[tuple[str, str], int]:
         rows = self.rows("SELECT limit_id, subject, tat_ns FROM rate")
         return {(self._identities[number], subject): tat_ns for number, subject, tat_ns in rows}
+
+    rates_seen = rates
 
     def close(self) -> None:
         if self._seen is not None:
