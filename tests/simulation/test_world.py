@@ -9,8 +9,8 @@ from concurrent.futures import ProcessPoolExecutor
 import pytest
 from world_seeds import play, workers
 
-SEEDS = {"memory": range(30), "sqlite": range(30, 180), "postgres": range(180, 204)}
-AT_ONCE = {"memory": 30, "sqlite": 30, "postgres": 8}
+SEEDS = {"memory": range(40), "sqlite": range(40, 180), "postgres": range(180, 200)}
+AT_ONCE = {"memory": 40, "sqlite": 28, "postgres": 7}
 SEED_OF_ALL = 7
 
 

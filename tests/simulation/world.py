@@ -53,7 +53,7 @@ _CONFIGS = (
   company: {usd: '0.01', per: hour}
   user-tokens: {tokens: 5000, per: hour, each: user, on_exceed: shadow}
   parallel: {concurrent: 4, each: user}
-  rate: {requests: 12, per: minute, each: key, burst: 4}
+  rate: {requests: 6, per: minute, each: key, burst: 3}
   organization: {usd: '0.6', per: lifetime, each: organization}
   watched: {usd: '0.05', per: 4h}
 """,
@@ -76,13 +76,13 @@ def configs() -> tuple[Config, ...]:
 class World:
     """What there is."""
 
-    def __init__(self, seed: int, store: Store, clock: FrozenClock) -> None:
+    def __init__(self, seed: int, store: Store, clock: FrozenClock, *, is_shadowed: bool) -> None:
         self.seed = seed
         self.step = 0
         self.dice = dice = random.Random(seed)
         self.clock = clock
         self.store = store
-        self.shadow = None if store.engine == "memory" else Shadow(clock)
+        self.shadow = Shadow(clock) if is_shadowed else None
         self.checker = Checker(store, [one for config in configs() for one in config.limits], clock)
         self.provider = Provider(dice, clock, obeys_cap=dice.random() < 0.8, kinds=(*KINDS, "silent"))
         self.processes: list[Process] = []

@@ -58,6 +58,7 @@ class Checker:
         """A process applied these limits."""
         new = self.books.applied(limits, self.now_ms)
         self.rate_limits = [one for one in limits if one.is_rate]
+        self._passed.clear()
         self._rates = dict(self.store.rates())
         if new:
             self._check_balances(self.store.balances(None))
@@ -153,6 +154,8 @@ class Checker:
             account = books.accounts.get(entry[0]) or self._unseen(entry, asked)
             if entry in account.entries:
                 continue
+            if any(entry[1] == one[1] for one in account.entries):
+                raise Violated(14, f"an entry of {_named(account)} was {account.entries}, and now is {entry}")
             if not (entry[0] in wanted or entry[0] in voided or may_expire):
                 raise Violated(6, f"{_named(account)} ended although nobody asked for it")
             if not account.entries and entry[7:10] != account.row[5:8] and _was_extended(account, asked):

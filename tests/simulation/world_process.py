@@ -1,4 +1,4 @@
-"""One simulated process: an event loop of its own, with the real ledger, keeper and gate, put together as by `wiring`."""
+"""One simulated process: an event loop of its own, with the real ledger, keeper and gate as `wiring` joins them."""
 
 import asyncio
 from collections.abc import Callable, Coroutine

@@ -60,15 +60,15 @@ class Played:
     digest: str
 
 
-def play(engine: str, seed: int, *, steps: int = STEPS, dsn: str = "") -> Played:
-    """Take a world through its steps and to its end.
+def play(engine: str, seed: int, *, steps: int = STEPS, dsn: str = "", is_shadowed: bool = True) -> Played:
+    """Take a world through its steps and to its end. `is_shadowed`: the reference model plays along.
 
     Raises:
         Failed: an invariant is broken.
     """
     clock = FrozenClock(START_NS)
     with _store(engine, clock, dsn) as store:
-        world = World(seed, store, clock)
+        world = World(seed, store, clock, is_shadowed=is_shadowed and engine != "memory")
         try:
             _play(world, steps)
             return Played(engine, seed, steps, world.digest())
