@@ -35,6 +35,8 @@ class Sum:
     """What entries charged above what was reserved for them."""
     highest: int = 0
     """The highest amount that was in force."""
+    ended_as_shadow: bool | None = None
+    """Once its window is over and other limits rule: whether nothing held it back at its end."""
 
     @property
     def committed(self) -> int:
@@ -51,6 +53,8 @@ class Account:
     keys: tuple[tuple[Unit, Key], ...]
     row: OpenRow
     first_held: tuple[int, ...]
+    is_recorded: bool = False
+    """It never was a reservation: its call was served while the store was away."""
     entries: list[EntryRow] = field(default_factory=list[EntryRow])
 
     @property
@@ -97,6 +101,8 @@ class Books:
         self.limits: dict[str, Limit] = {}
         self.amounts: dict[tuple[str, str], int] = {}
         """Set for a subject, by identity and subject."""
+        self._until_ms: dict[tuple[str, str], int] = {}
+        """When they end."""
         self._first_windows: dict[str, int] = {}
 
     def amount_of(self, identity: str, subject: str) -> int:
@@ -118,6 +124,14 @@ class Books:
         self._hold(account, row, 1)
         return account
 
+    def recorded(self, number: int, labels: Labels, at_ms: int, held: Amounts) -> Account:
+        """A call is written down that was served without a reservation."""
+        row = (number, 0, at_ms, at_ms, 0, held.cost, held.input_tokens, held.output_tokens, 0, "")
+        keys = tuple(self.keys_of(labels, at_ms))
+        account = Account(number, labels, at_ms, keys, row, row[5:8], is_recorded=True)
+        self.accounts[number] = account
+        return account
+
     def changed(self, account: Account, row: OpenRow) -> None:
         """An open reservation is another than it was."""
         self._hold(account, account.row, -1)
@@ -126,7 +140,7 @@ class Books:
 
     def ended(self, account: Account, entry: EntryRow) -> None:
         """A reservation has one more entry."""
-        if not account.entries:
+        if not account.entries and not account.is_recorded:
             self._hold(account, account.row, -1)
             self.open.pop(account.number, None)
         account.entries.append(entry)
@@ -136,15 +150,17 @@ class Books:
             settled = _settled_by(unit, entry)
             total = self.sums[key]
             total.settled += settled
-            if unit.is_consumable:
+            if account.is_recorded:
+                total.excess += max(0, settled)
+            elif unit.is_consumable:
                 total.excess += max(0, settled - (0 if is_late else held.of(unit)))
 
     def counts(self, key: Key) -> bool:
         """Whether there can be such a balance: its limit is in force, and was before the window was over."""
         return key[0] in self.limits and key[2] >= self._first_windows[key[0]]
 
-    def applied(self, limits: Iterable[Limit], now_ms: int) -> list[str]:
-        """Other limits rule; which of them are new."""
+    def applied(self, limits: Iterable[Limit], now_ms: int) -> None:
+        """Other limits rule, or the same ones again."""
         before, self.limits = self.limits, {one.identity: one for one in limits if not one.is_rate}
         new = [identity for identity in self.limits if identity not in before]
         for identity in new:
@@ -154,15 +170,28 @@ class Books:
             if identity not in self.limits:
                 continue
             was = before.get(identity)
+            is_over = key[2] < window_of(self.limits[identity], now_ms).number
+            if is_over and was is not None and total.ended_as_shadow is None:
+                total.ended_as_shadow = not was.is_enforced
             if was is None or not was.is_enforced:
                 # What was spent while nothing held it back was committed then.
                 total.highest, total.excess = total.committed, 0
             else:
                 total.highest = max(total.highest, self.amounts.get(key[:2], was.amount))
-        return new
 
-    def set_amount(self, identity: str, subject: str, amount: int | None) -> None:
+    def end_amounts(self, now_ms: int) -> None:
+        """A keeper has run: amounts whose end has come are the config's again."""
+        for key in [key for key, until_ms in self._until_ms.items() if until_ms <= now_ms]:
+            if key[0] in self.limits:
+                self.set_amount(*key, None)
+            else:
+                del self.amounts[key], self._until_ms[key]
+
+    def set_amount(self, identity: str, subject: str, amount: int | None, until_ms: int | None = None) -> None:
         """The amount of a subject was set, or with None is the config's again."""
+        self._until_ms.pop((identity, subject), None)
+        if until_ms is not None and amount is not None:
+            self._until_ms[identity, subject] = until_ms
         before = self.amount_of(identity, subject)
         for key, total in self.sums.items():
             if key[:2] == (identity, subject):

@@ -18,6 +18,7 @@ from spendfuse.core.reservations import Entry, EntryKind, ReservationId, reserva
 from spendfuse.core.windows import NS_PER_MS, Span
 from spendfuse.ledger.applied import window_of
 from spendfuse.ledger.operations import (
+    ApplyLimits,
     CallOperation,
     ExpireDue,
     Extend,
@@ -56,12 +57,9 @@ class Checker:
 
     def applied(self, limits: Sequence[Limit]) -> None:
         """A process applied these limits."""
-        new = self.books.applied(limits, self.now_ms)
-        self.rate_limits = [one for one in limits if one.is_rate]
-        self._passed.clear()
+        self._apply(limits)
         self._rates = dict(self.store.rates())
-        if new:
-            self._check_balances(self.store.balances(None))
+        self._check_balances(self.store.balances(None))
 
     def committed(self, asked: Asked, *, voided: Sequence[ReservationId] = ()) -> None:
         """A batch was committed, its operations with these outcomes; `voided` before them, with nobody to tell."""
@@ -69,6 +67,10 @@ class Checker:
         for operation, outcome in asked:
             if isinstance(operation, SetAmount) and outcome is None:
                 self._set_amount(operation)
+            elif isinstance(operation, ApplyLimits) and outcome is None:
+                self._apply(operation.applied.limits)
+            elif isinstance(operation, ExpireDue) and isinstance(outcome, tuple):
+                self.books.end_amounts(self.now_ms)
         touched = self._see(asked, voided)
         keys = {key for account in touched for _, key in account.keys if self.books.counts(key)}
         is_refusal = bool(asked) and all(isinstance(outcome, Refused) for _, outcome in asked) and not voided
@@ -129,10 +131,16 @@ class Checker:
             if account.row[3] <= before_ms or account.row[1] in dead:
                 raise Violated(12, f"{_named(account)} is open still, due at {account.row[3]}, owner {account.row[1]}")
 
+    def _apply(self, limits: Sequence[Limit]) -> None:
+        self.store.know_limits()
+        self.books.applied(limits, self.now_ms)
+        self.rate_limits = [one for one in limits if one.is_rate]
+        self._passed.clear()
+
     def _set_amount(self, operation: SetAmount) -> None:
         for identity, limit in self.books.limits.items():
             if limit.name == operation.limit_name:
-                self.books.set_amount(identity, operation.subject, operation.amount)
+                self.books.set_amount(identity, operation.subject, operation.amount, operation.until_ms)
 
     def _see(self, asked: Asked, voided: Sequence[ReservationId]) -> list[Account]:
         """Learn what has changed; every change must be one that was asked for."""
@@ -199,7 +207,9 @@ class Checker:
                 self.fresh.add(entry[0])
                 return self.books.opened((entry[0], 0, *times, outcome.cap, *amounts, 0, ""), one.demand.labels)
             if isinstance(one, Record) and one.reservation_id == entry[0]:
-                break
+                demand = one.demand
+                held, at_ms = demand.quote.at(demand.caps.wanted), min(one.at_ms, self.now_ms)
+                return self.books.recorded(entry[0], demand.labels, at_ms, held)
         raise Violated(5, f"an entry of {reservation_text(ReservationId(entry[0]))}, which was never made")
 
     def _check_entry(self, account: Account, entry: EntryRow, *, is_open: bool) -> None:
@@ -228,7 +238,7 @@ class Checker:
         for operation, outcome in asked:
             if isinstance(outcome, Entry):
                 _check_told(accounts.get(outcome.reservation_id), outcome)
-                if isinstance(operation, Settle):
+                if isinstance(operation, Settle | Record):
                     self._check_settled(accounts[outcome.reservation_id], asked)
             elif isinstance(outcome, tuple):
                 for entry in outcome:
@@ -243,7 +253,9 @@ class Checker:
         """What a reservation was settled at by this commit is what was asked."""
         if account not in self.ended or account.entries[-1][2] not in (EntryKind.SETTLED, EntryKind.LATE):
             return
-        charges = [one.charge for one, _ in asked if isinstance(one, Settle) and one.reservation_id == account.number]
+        charges = [
+            one.charge for one, _ in asked if isinstance(one, Settle | Record) and one.reservation_id == account.number
+        ]
         if account.charged not in [charge.cost for charge in charges]:
             raise Violated(7, f"{_named(account)} was charged {account.charged}, to be charged were {charges}")
 
@@ -272,7 +284,7 @@ class Checker:
                 raise Violated(1, f"{key} is {total}")
             limit = self.books.limits[key[0]]
             total.highest = max(total.highest, self.books.amount_of(*key[:2]))
-            if limit.is_enforced and total.committed > total.highest + total.excess:
+            if limit.is_enforced and not total.ended_as_shadow and total.committed > total.highest + total.excess:
                 raise Violated(3, f"{key} is {total}")
 
     def _check_rates(self, asked: Asked, *, is_refusal: bool) -> None:

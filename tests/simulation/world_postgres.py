@@ -77,9 +77,12 @@ class PostgresWorld:
 
     def open(self, limits: tuple[Limit, ...]) -> Session:
         session = PostgresSession(self._server, limits, self._clock)
+        return session
+
+    def know_limits(self) -> None:
+        """Other limits were applied."""
         self._identities = dict(self.rows("SELECT limit_id, identity FROM applied_limit"))
         self._numbers = {identity: number for number, identity in self._identities.items()}
-        return session
 
     def end_lease(self, owner_id: int) -> None:
         self.rows("UPDATE owner SET lease_until_ms = 0 WHERE owner_id = $1", owner_id)

@@ -2,21 +2,23 @@
 has to give the same answers."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from world_books import Violated
 from world_store import Session, at_once
 
 from spendfuse.clock import FrozenClock
-from spendfuse.core.decisions import Balance
 from spendfuse.core.errors import LedgerError
-from spendfuse.core.limits import Limit
+from spendfuse.core.limits import Limit, Unit
 from spendfuse.core.reservations import ReservationId
+from spendfuse.core.windows import Window
 from spendfuse.ledger.applied import window_of
 from spendfuse.ledger.endings import settled_by
 from spendfuse.ledger.memory import MemoryEngine
 from spendfuse.ledger.memory_store import MemoryStore, Reservation
 from spendfuse.ledger.operations import ExpireDue, Operation, Outcome, Void
+
+Totals = tuple[int, int]
 
 
 class _Indexed(dict[ReservationId, Reservation]):
@@ -24,7 +26,8 @@ class _Indexed(dict[ReservationId, Reservation]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.members: dict[tuple[str, str, int], list[Reservation]] = defaultdict(list)
+        self.members: dict[tuple[str, int], dict[str, list[Reservation]]] = defaultdict(lambda: defaultdict(list))
+        """By limit and window, and then by subject."""
         self.limits: dict[str, Limit] = {}
 
     def __setitem__(self, number: ReservationId, one: Reservation) -> None:
@@ -41,8 +44,33 @@ class _Indexed(dict[ReservationId, Reservation]):
 
     def _count(self, limit: Limit, one: Reservation) -> None:
         if limit.covers(one.labels):
-            key = (limit.identity, limit.subject_of(one.labels), window_of(limit, one.reserved_at_ms).number)
-            self.members[key].append(one)
+            window = window_of(limit, one.reserved_at_ms)
+            self.members[limit.identity, window.number][limit.subject_of(one.labels)].append(one)
+
+
+class _Fold(Mapping[str, Totals]):
+    """Settled and reserved of every subject, added up only when they are asked for."""
+
+    def __init__(self, unit: Unit, members: Mapping[str, list[Reservation]]) -> None:
+        self._unit = unit
+        self._members = members
+
+    def __getitem__(self, subject: str) -> Totals:
+        settled = reserved = 0
+        if subject not in self._members:
+            raise KeyError(subject)
+        for one in self._members[subject]:
+            if one.endings:
+                settled += sum([settled_by(self._unit, ending.entry) for ending in one.endings])
+            else:
+                reserved += one.held.of(self._unit)
+        return settled, reserved
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members)
+
+    def __len__(self) -> int:
+        return len(self._members)
 
 
 class IndexedStore(MemoryStore):
@@ -55,17 +83,9 @@ class IndexedStore(MemoryStore):
         self.index = _Indexed()
         self.reservations = self.index
 
-    def balance(self, limit: Limit, subject: str, at_ms: int) -> Balance:
-        """See `MemoryStore`."""
+    def _fold(self, limit: Limit, window: Window) -> Mapping[str, Totals]:
         self.index.know(limit)
-        window = window_of(limit, at_ms)
-        settled = reserved = 0
-        for one in self.index.members.get((limit.identity, subject, window.number), ()):
-            if one.endings:
-                settled += sum([settled_by(limit.unit, ending.entry) for ending in one.endings])
-            else:
-                reserved += one.held.of(limit.unit)
-        return Balance(limit, subject, self._amount(limit, subject), settled, reserved, window.ends_at_ms)
+        return _Fold(limit.unit, self.index.members[limit.identity, window.number])
 
 
 class Shadow:

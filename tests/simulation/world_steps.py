@@ -6,7 +6,7 @@ death for one, meets it half-way.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gate_harness import CHAT, MESSAGES, chat, messages, request
 from world import World, configs
@@ -65,7 +65,8 @@ class Steps:
             self._duplicate: 4,
             self._settle_late: 2,
             self._set_amount: 2,
-            self._change_config: 0.4,
+            self._change_config: 0.2,
+            self._apply: 0.6,
             self._start: 4,
             self._drain: 0.4,
             self._kill: 0.5 + trouble,
@@ -197,6 +198,9 @@ class Steps:
         if chance < 0.5 or not self._direct:
             self._reserve(process, cap)
             return
+        if chance > 0.98:
+            self._record(process, cap)
+            return
         still_open = [one for one in self._direct[-40:] if one in world.checker.books.open]
         number = dice.choice(still_open if still_open and dice.random() < 0.8 else self._direct)
         if chance < 0.75:
@@ -213,13 +217,28 @@ class Steps:
         else:
             world.asks.append(process.ask(lambda ledger: ledger.expire_due()))
 
-    def _reserve(self, process: Process, cap: int) -> None:
+    def _record(self, process: Process, cap: int) -> None:
+        """A call was served while the store was away; its reserve may have been committed all the same."""
         world, dice = self.world, self.dice
-        number = reservation_of(self._ids.mint(world.clock.now_ns() // NS_PER_MS, DIRECT_OWNER), 1)
+        demand = self._demand(cap)
+        if dice.random() < 0.4:
+            known = world.checker.books.accounts.get(dice.choice(self._direct))
+            if known is not None:
+                demand = replace(demand, reservation_id=ReservationId(known.number), labels=known.labels)
+        usage = Usage(dice.randint(0, 20), dice.randint(0, cap))
+        charge = Charge(usage, Nanos(usage.input_tokens * INPUT_NANOS + usage.output_tokens * OUTPUT_NANOS))
+        at_ms = world.clock.now_ns() // NS_PER_MS - dice.choice([-5, 0, 1_000, 400_000, 4_000_000])
+        world.note(f"record {demand.reservation_id} at {at_ms} at process {process.number}")
+        for _ in range(dice.choice([1, 2])):
+            world.asks.append(process.ask(lambda ledger: ledger.record(demand, charge, at_ms=at_ms)))
+
+    def _demand(self, cap: int) -> Demand:
+        dice = self.dice
+        number = reservation_of(self._ids.mint(self.world.clock.now_ns() // NS_PER_MS, DIRECT_OWNER), 1)
         labels = self._labels(f"d{number}") | {"key": dice.choice(KEYS), "model": dice.choice(["plain", "frugal"])}
         if dice.random() < 0.5:
             labels["target"] = "plain/llama"
-        demand = Demand(
+        return Demand(
             number,
             labels,
             _quote(dice.randint(0, 20)),
@@ -228,6 +247,11 @@ class Steps:
             dice.choice([1.0, 30.0, 900.0]),
             dice.choice([2, 5, 1_000]),
         )
+
+    def _reserve(self, process: Process, cap: int) -> None:
+        world, dice = self.world, self.dice
+        demand = self._demand(cap)
+        number = demand.reservation_id
         self._direct.append(number)
         wait_s = dice.choice([0.0, 0.0, 2.0])
         world.note(f"reserve {number} at process {process.number}, cap {cap}")
@@ -284,8 +308,27 @@ class Steps:
         limit = dice.choice([one for one in process.config.limits if not one.is_rate and one.name != "everything"])
         subject = subject_of(self._labels("1"), limit.each)
         amount = dice.choice([None, None, 0, limit.amount // 2, limit.amount * 2])
-        self.world.note(f"{limit.name} for {subject} is set to {amount}")
-        self.world.asks.append(process.ask(lambda ledger: ledger.set_amount(limit.name, subject, amount)))
+        until_ms = None
+        if amount is not None and dice.random() < 0.5:
+            until_ms = self.world.clock.now_ns() // NS_PER_MS + dice.choice([500, 60_000, 4_000_000])
+        self.world.note(f"{limit.name} for {subject} is set to {amount} until {until_ms}")
+        self.world.asks.append(
+            process.ask(lambda ledger: ledger.set_amount(limit.name, subject, amount, until_ms=until_ms))
+        )
+        return True
+
+    def _apply(self) -> bool:
+        """A process applies other limits while it runs; the others refuse to reserve until they do so too."""
+        process = self._able()
+        if process is None:
+            return False
+        config = self.dice.choice(configs())
+        able = [process] if self.dice.random() < 0.3 else self.world.processes
+        self.world.config = config
+        self.world.note(f"processes {[one.number for one in able]} apply config {configs().index(config)}")
+        for one in able:
+            if not one.is_draining and not one.engine.is_dead:
+                self.world.asks.append(one.ask(lambda ledger: ledger.apply(config.limits)))
         return True
 
     def _clear_overrun(self) -> bool:

@@ -95,6 +95,10 @@ class Store(Protocol):
         """A new process that applies these limits."""
         ...
 
+    def know_limits(self) -> None:
+        """Other limits were applied."""
+        ...
+
     def end_lease(self, owner_id: int) -> None:
         """So much time has passed."""
         ...
@@ -149,6 +153,9 @@ class MemoryWorld:
 
     def open(self, limits: tuple[Limit, ...]) -> Session:
         return _MemorySession(MemoryEngine(limits, self._clock, self.store), self.store)
+
+    def know_limits(self) -> None:
+        pass
 
     def end_lease(self, owner_id: int) -> None:
         raise AssertionError("it has no leases")
@@ -244,9 +251,12 @@ class SqliteWorld:
         session = _SqliteSession(self._path, limits, self._clock)
         if self._seen is None:
             self._seen = connect_reader(self._path)
-        self._identities = dict(self._seen.execute("SELECT limit_id, identity FROM applied_limit"))
-        self._numbers = {identity: number for number, identity in self._identities.items()}
         return session
+
+    def know_limits(self) -> None:
+        """Other limits were applied."""
+        self._identities = dict(self.rows("SELECT limit_id, identity FROM applied_limit"))
+        self._numbers = {identity: number for number, identity in self._identities.items()}
 
     def end_lease(self, owner_id: int) -> None:
         raise AssertionError("it has no leases")
