@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from world_seeds import Failed, play
+from world_seeds import Failed, be_quiet, play
 
 from spendfuse.core.decisions import Admitted, Refused
 from spendfuse.core.money import Nanos
@@ -37,7 +37,7 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
     """Worlds are noisy."""
-    logging.disable(logging.CRITICAL)
+    be_quiet()
     yield
     logging.disable(logging.NOTSET)
 

@@ -5,10 +5,10 @@ that neither the question nor the answer explains. `check_everything` reads the 
 """
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from world_books import Account, Books, Sum, Violated
-from world_store import EntryRow, Key, Store
+from world_store import BalanceSeen, EntryRow, Key, OpenRow, Store
 
 from spendfuse.clock import FrozenClock
 from spendfuse.core.decisions import Admitted, Refused
@@ -178,7 +178,7 @@ class Checker:
                 raise Violated(5, f"{_named(books.open[number])} vanished without an entry")
         return touched
 
-    def _see_new(self, row: tuple[int, ...], asked: Asked) -> Account:
+    def _see_new(self, row: OpenRow, asked: Asked) -> Account:
         number = row[0]
         outcomes = [out for one, out in asked if isinstance(one, Reserve) and one.reservation_id == number]
         if not any(isinstance(one, Admitted) for one in outcomes):
@@ -188,14 +188,16 @@ class Checker:
         if row[2] != self.now_ms:
             raise Violated(9, f"{reservation_text(ReservationId(number))} was made at {row[2]}, not {self.now_ms}")
         self.fresh.add(number)
-        return self.books.opened(row, self.store.labels(row))  # type: ignore[arg-type]
+        return self.books.opened(row, self.store.labels(row))
 
-    def _see_changed(self, account: Account, row: tuple[int, ...], asked: Asked) -> None:
+    def _see_changed(self, account: Account, row: OpenRow, asked: Asked) -> None:
         if row[2] != account.row[2]:
             raise Violated(9, f"{_named(account)} moved to another time")
-        if not _was_extended(account, asked) or any(row[at] < account.row[at] for at in (4, 5, 6, 7)):
+        if not _was_extended(account, asked) or any(
+            now < before for now, before in zip(row[4:8], account.row[4:8], strict=True)
+        ):
             raise Violated(6, f"{_named(account)} became {row}, from {account.row}")
-        self.books.changed(account, row)  # type: ignore[arg-type]
+        self.books.changed(account, row)
 
     def _unseen(self, entry: EntryRow, asked: Asked) -> Account:
         """Made and ended within one batch."""
@@ -312,8 +314,7 @@ class Checker:
         if limit.is_enforced and len(passed) > most:
             raise Violated(2, f"{len(passed)} calls of {subject} within a span of {limit.name}")
 
-    def _check_balances(self, seen: object, *, wanted: Iterable[Key] = (), number: int = 8) -> None:
-        assert isinstance(seen, dict)
+    def _check_balances(self, seen: Mapping[Key, BalanceSeen], *, wanted: Iterable[Key] = (), number: int = 8) -> None:
         for key, balance in seen.items():
             limit = self.books.limits.get(key[0])
             if limit is None:

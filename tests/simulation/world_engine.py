@@ -15,7 +15,7 @@ from world_store import Session
 
 from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.core.reservations import ReservationId
-from spendfuse.ledger.operations import Operation, Outcome
+from spendfuse.ledger.operations import Operation, Outcome, Reserve
 from spendfuse.ledger.store import BalanceLine, KeyRecord, Mismatch, SpendRow, TargetOverrun, Topic
 
 
@@ -168,7 +168,7 @@ class FaultyEngine:
     def _run(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
         session = self.session
         doubtful, commits = list(session.doubtful), session.commits
-        asked = {one.reservation_id for one in operations if hasattr(one, "demand")}
+        asked = {one.reservation_id for one in operations if isinstance(one, Reserve)}
         doubtful = [one for one in doubtful if one not in asked]
         try:
             outcomes = session.run(operations)

@@ -76,8 +76,7 @@ class PostgresWorld:
         self._rates: Sequence[Any] = ()
 
     def open(self, limits: tuple[Limit, ...]) -> Session:
-        session = PostgresSession(self._server, limits, self._clock)
-        return session
+        return PostgresSession(self._server, limits, self._clock)
 
     def know_limits(self) -> None:
         """Other limits were applied."""

@@ -88,7 +88,8 @@ class Process:
         is_fit = not (self.is_stalled or has_met_fault or engine.faults or engine.outage or engine.hangs)
         if not is_fit:
             self.is_fit_since_ns = None
-        elif self.is_fit_since_ns is None:
+        elif self.is_fit_since_ns is None and self.loop.is_idle:
+            # Idle: whatever failed before has been heard of.
             self.is_fit_since_ns = now_ns
         if is_fit and not self.has_lost_lease:
             self.renewed_at_ns = now_ns

@@ -120,8 +120,10 @@ def memory_disk() -> Path | None:
 
 
 def be_quiet() -> None:
-    """What the gateways log of their trouble is of no interest here."""
+    """What the gateways log of their trouble is of no interest here, nor is what a task that died before its first turn
+    was to await."""
     logging.disable(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 
 def workers() -> ProcessPoolExecutor:
