@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from world_seeds import Failed, be_quiet, play
 
-from spendfuse.core.decisions import Admitted, Refused
+from spendfuse.core.decisions import Admitted, Refused, decide
 from spendfuse.core.money import Nanos
 from spendfuse.core.reservations import EntryKind
 from spendfuse.gate.estimates import Estimate, Estimator
@@ -20,7 +20,7 @@ from spendfuse.gate.gate import Gate
 from spendfuse.gate.relay import Attempt
 from spendfuse.ledger import batch as batches
 from spendfuse.ledger.batch import Batch
-from spendfuse.ledger.endings import late
+from spendfuse.ledger.endings import closed, late
 from spendfuse.ledger.memory import MemoryEngine
 from spendfuse.ledger.operations import Reserve, Settle
 from spendfuse.ledger.rows import BalanceRow, Lines
@@ -61,8 +61,6 @@ def _held_is_freed_twice(patch: pytest.MonkeyPatch) -> None:
 
 
 def _reserve_ignores_a_limit(patch: pytest.MonkeyPatch) -> None:
-    decide = batches.decide
-
     def careless(*, balances: Sequence[Any], **others: Any) -> Admitted | Refused:
         return decide(balances=[one for one in balances if one.limit.name != "user-tokens"], **others)
 
@@ -70,7 +68,6 @@ def _reserve_ignores_a_limit(patch: pytest.MonkeyPatch) -> None:
 
 
 def _reserve_ignores_a_rate(patch: pytest.MonkeyPatch) -> None:
-    decide = batches.decide
     patch.setattr(batches, "decide", lambda *, rates, **others: decide(rates=[], **others))
 
 
@@ -136,7 +133,7 @@ def _lost_commits_are_told(which: type[Reserve | Settle]) -> Plant:
                         outcomes = self._run(operations)
                         raise InterruptedError
                 except InterruptedError:
-                    self._books.drop()
+                    self._books.drop(self._applied)
             return outcomes
 
         patch.setattr(SqliteWriter, "run", liar)
@@ -206,8 +203,6 @@ def _estimates_are_nothing(patch: pytest.MonkeyPatch) -> None:
 
 
 def _charges_stop_at_what_is_held(patch: pytest.MonkeyPatch) -> None:
-    closed = batches.closed
-
     def clamped(number: Any, kind: Any, charge: Any, held: Any) -> Any:
         return closed(number, kind, replace(charge, cost=Nanos(min(charge.cost, held.cost))), held)
 
@@ -245,8 +240,6 @@ def _streams_are_altered(patch: pytest.MonkeyPatch) -> None:
 
 
 def _an_engine_has_rules_of_its_own(patch: pytest.MonkeyPatch) -> None:
-    decide = batches.decide
-
     def stingy(**asked: Any) -> Admitted | Refused:
         outcome = decide(**asked)
         if isinstance(outcome, Admitted) and outcome.cap > 1:
