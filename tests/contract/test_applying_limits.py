@@ -152,17 +152,31 @@ async def test_a_reserve_that_meets_newer_limits_waits_for_its_process_and_then_
     one, two = await harness.open(limit("l", 10)), await harness.open(limit("l", 10))
     await one.apply((limit("l", 100),))
     met = asyncio.Event()
-    wait = two._newer_limits  # type: ignore[attr-defined]
+    wait = two._may_be_up_to_date  # type: ignore[attr-defined]
 
-    async def newer_limits(applied: asyncio.Event) -> bool:
+    async def may_be_up_to_date(applied: asyncio.Event) -> bool:
         met.set()
         return await wait(applied)
 
-    two._newer_limits = newer_limits  # type: ignore[attr-defined]
+    two._may_be_up_to_date = may_be_up_to_date  # type: ignore[attr-defined]
     asked = asyncio.ensure_future(two.reserve(demand(1, 60)))
     await met.wait()
     assert not asked.done()
     await two.apply((limit("l", 100),))
+    assert isinstance(await asked, Admitted)
+
+
+@contract
+async def test_a_reserve_that_meets_newer_limits_succeeds_once_its_own_rule_again(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verbs, "RELOAD_WAIT_S", 60.0)
+    one, two = await harness.open(limit("l", 10)), await harness.open(limit("l", 10))
+    await one.apply((limit("l", 100),))
+    asked = asyncio.ensure_future(two.reserve(demand(1, 5)))
+    while two._outdated_since_s is None:  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+    await one.apply((limit("l", 10),))
     assert isinstance(await asked, Admitted)
 
 
@@ -249,6 +263,17 @@ async def test_a_failed_batch_leaves_the_old_limits(harness: Harness) -> None:
     await admitted(ledger, 3, 20)
     await admitted(other, 4, 20)
     assert await committed(ledger, "l") == (0, 50)
+
+
+@DATABASES
+@contract
+async def test_limits_that_were_applied_outlive_a_batch_that_fails(harness: Harness) -> None:
+    ledger = await harness.open(limit("l", 100))
+    await admitted(ledger, 1, 10)
+    await ledger.apply((limit("l", 500),))
+    with pytest.raises(Exception):  # noqa: B017 - whatever the database says of too large a number
+        await _run(ledger, Reserve(demand(2, 10)), Settle(rid(1), charge(AMOUNT_MAX)))
+    await admitted(ledger, 2, 400)
 
 
 @DATABASES
