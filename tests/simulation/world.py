@@ -198,7 +198,7 @@ class World:
                 del self.calls[number]
                 self.check(lambda call=call: self._check_call(call))
         for ask in [one for one in self.asks if one.done()]:
-            self.asks.remove(ask)
+            self.asks = [one for one in self.asks if one is not ask]
             self.check(lambda ask=ask: _check_ask(ask))
         if self.step % EVERYTHING_EVERY == 0:
             self.check(self.check_everything)

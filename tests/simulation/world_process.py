@@ -14,6 +14,7 @@ from spendfuse.clock import FrozenClock
 from spendfuse.config import Config
 from spendfuse.gate.gate import Gate
 from spendfuse.gate.requests import Request
+from spendfuse.gate.shared import Shared
 from spendfuse.ledger.following import Follower
 from spendfuse.ledger.keeper import Keeper
 from spendfuse.ledger.store import Topic
@@ -59,7 +60,9 @@ class Process:
         self._upstream = upstream
         self.ledger: BatchingLedger
         self.gate: Gate
+        self._shared: Shared
         self._keeper: Keeper
+        self._reloading: asyncio.Task[Any] | None = None
         self._beside: list[asyncio.Task[None]] = []
         self._boot = self.loop.create_task(self._start())
         self.loop.run()
@@ -68,12 +71,13 @@ class Process:
     async def _start(self) -> None:
         self.ledger = BatchingLedger(self.engine)
         self.ledger.start()
-        self.gate = gate_over(self.config, self.ledger, self._upstream, self._clock)  # type: ignore[arg-type]
-        follower = Follower(self.ledger, {Topic.OVERRUNS: self.gate.overruns.load})
+        self._shared = shared = Shared(self.ledger, self._upstream, self._clock)
+        self.gate = gate_over(self.config, shared)
+        follower = Follower(self.ledger, {Topic.OVERRUNS: shared.overruns.load})
         await follower.refresh()
         self._keeper = Keeper(self.ledger)
         self._keeper.start()
-        self._beside = [self.loop.create_task(one) for one in (follower.run(), self.gate.refusals.run())]
+        self._beside = [self.loop.create_task(one) for one in (follower.run(), shared.refusals.run())]
 
     @property
     def owner_id(self) -> int:
@@ -104,6 +108,16 @@ class Process:
         """A client that speaks to the ledger itself."""
         return self.loop.create_task(question(self.ledger))
 
+    def reload(self, config: Config) -> "asyncio.Task[Any]":
+        """Go on under another config, as a whole or not at all; calls under way keep theirs. One at a time."""
+        if self._reloading is None or self._reloading.done():
+            self._reloading = self.loop.create_task(self._reload(config))
+        return self._reloading
+
+    async def _reload(self, config: Config) -> None:
+        await self.ledger.apply(config.limits)
+        self.config, self.gate = config, gate_over(config, self._shared)
+
     def drain(self, calls: list[Call]) -> None:
         """Leave in good order, cutting the calls that are under way."""
         self.is_draining = True
@@ -117,7 +131,7 @@ class Process:
             task.cancel()
         await asyncio.gather(*self._beside, return_exceptions=True)
         await self._keeper.stop()
-        await self.gate.drain(DRAIN_S)
+        await self._shared.drain(DRAIN_S)
         await self.ledger.close()
         self.has_left = True
 

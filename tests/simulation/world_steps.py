@@ -6,27 +6,18 @@ death for one, meets it half-way.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from gate_harness import CHAT, MESSAGES, chat, messages, request
 from world import World, configs
+from world_clients import LedgerClients
 from world_engine import Fault
 from world_process import Process
 
-from spendfuse.core.decisions import Fit
 from spendfuse.core.labels import subject_of
-from spendfuse.core.money import Nanos
-from spendfuse.core.quotes import CapRange, Quote
-from spendfuse.core.reservations import CallIds, Charge, EntryKind, ReservationId, reservation_of
-from spendfuse.core.usage import Usage
 from spendfuse.core.windows import NS_PER_MS
 from spendfuse.ledger.operations import Operation
-from spendfuse.ledger.store import Demand
 
-USERS, FEATURES, ORGANIZATIONS, KEYS = ("a", "b"), ("x", "y"), ("o1", "o2"), ("app", "batch")
-DIRECT_OWNER = 1_023
-"""In the ids of reservations that no gate made."""
-INPUT_NANOS, OUTPUT_NANOS = 1_000, 2_000
 JUMPS_MS = (1, 40, 300, 1_000, 1_000, 2_500, 6_000, 31_000, 125_000, 700_000, 3_600_000)
 FEW_FAULTS = (
     *(Fault.REFUSED, Fault.POISONED, Fault.ANSWER_LOST, Fault.BROKEN_OFF, Fault.HANGS, Fault.HANGS_THEN_FAILS),
@@ -52,8 +43,7 @@ class Steps:
         self.world = world
         self.dice = dice = world.dice
         self.flavour = Flavour(dice.randint(2, 4), dice.choice([0.0, 0.5, 0.5, 0.9, 1.0]), dice.choice([0, 1, 1, 3]))
-        self._ids = CallIds()
-        self._direct: list[ReservationId] = []
+        self._clients = LedgerClients(world)
         trouble, gate_share = self.flavour.trouble, self.flavour.gate_share
         self._kinds: dict[Callable[[], bool], float] = {
             self._begin: 30 * gate_share,
@@ -66,7 +56,7 @@ class Steps:
             self._settle_late: 2,
             self._set_amount: 2,
             self._change_config: 0.2,
-            self._apply: 0.6,
+            self._reload: 0.6,
             self._start: 4,
             self._drain: 0.4,
             self._kill: 0.5 + trouble,
@@ -132,15 +122,6 @@ class Steps:
         able = [one for one in self.world.processes if not one.is_draining and not one.engine.is_dead]
         return self.dice.choice(able) if able else None
 
-    def _labels(self, run: str) -> dict[str, str]:
-        dice = self.dice
-        return {
-            "user": dice.choice(USERS),
-            "feature": dice.choice(FEATURES),
-            "organization": dice.choice(ORGANIZATIONS),
-            "run": run,
-        }
-
     # What clients do.
 
     def _begin(self) -> bool:
@@ -162,7 +143,7 @@ class Steps:
         if cap is not None:
             body["max_tokens"] = cap
         is_same = model != "haiku" or dialect is MESSAGES
-        asked = request(body, claimed=self._labels(str(number)), dialect=dialect)
+        asked = request(body, claimed=self._clients.labels(str(number)), dialect=dialect)
         world.calls[number] = process.serve(number, asked, is_same_dialect=is_same)
         world.note(f"call {number} of {model} at process {process.number}, cap {cap}, stream {body['stream']}")
         return True
@@ -189,98 +170,13 @@ class Steps:
         if process is None:
             return False
         for _ in range(self.dice.randint(1, 4)):
-            self._say(process)
+            self._clients.say(process)
         return True
-
-    def _say(self, process: Process) -> None:
-        world, dice = self.world, self.dice
-        chance, cap = dice.random(), dice.randint(1, 800)
-        if chance < 0.5 or not self._direct:
-            self._reserve(process, cap)
-            return
-        if chance > 0.98:
-            self._record(process, cap)
-            return
-        still_open = [one for one in self._direct[-40:] if one in world.checker.books.open]
-        number = dice.choice(still_open if still_open and dice.random() < 0.8 else self._direct)
-        if chance < 0.75:
-            self._settle(process, number)
-        elif chance < 0.85:
-            world.note(f"void {number} at process {process.number}")
-            world.asks.append(process.ask(lambda ledger: ledger.void(number)))
-        elif chance < 0.95:
-            quote, deadline_s, cap = _quote(10), dice.choice([1.0, 60.0, 900.0]), cap * 2
-            world.note(f"extend {number} to {cap} at process {process.number}")
-            world.asks.append(
-                process.ask(lambda ledger: ledger.extend(number, quote=quote, cap=cap, deadline_s=deadline_s))
-            )
-        else:
-            world.asks.append(process.ask(lambda ledger: ledger.expire_due()))
-
-    def _record(self, process: Process, cap: int) -> None:
-        """A call was served while the store was away; its reserve may have been committed all the same."""
-        world, dice = self.world, self.dice
-        demand = self._demand(cap)
-        if dice.random() < 0.4:
-            known = world.checker.books.accounts.get(dice.choice(self._direct))
-            if known is not None:
-                demand = replace(demand, reservation_id=ReservationId(known.number), labels=known.labels)
-        usage = Usage(dice.randint(0, 20), dice.randint(0, cap))
-        charge = Charge(usage, Nanos(usage.input_tokens * INPUT_NANOS + usage.output_tokens * OUTPUT_NANOS))
-        at_ms = world.clock.now_ns() // NS_PER_MS - dice.choice([-5, 0, 1_000, 400_000, 4_000_000])
-        world.note(f"record {demand.reservation_id} at {at_ms} at process {process.number}")
-        for _ in range(dice.choice([1, 2])):
-            world.asks.append(process.ask(lambda ledger: ledger.record(demand, charge, at_ms=at_ms)))
-
-    def _demand(self, cap: int) -> Demand:
-        dice = self.dice
-        number = reservation_of(self._ids.mint(self.world.clock.now_ns() // NS_PER_MS, DIRECT_OWNER), 1)
-        labels = self._labels(f"d{number}") | {"key": dice.choice(KEYS), "model": dice.choice(["plain", "frugal"])}
-        if dice.random() < 0.5:
-            labels["target"] = "plain/llama"
-        return Demand(
-            number,
-            labels,
-            _quote(dice.randint(0, 20)),
-            CapRange(cap, dice.randint(0, cap)),
-            dice.choice(list(Fit)),
-            dice.choice([1.0, 30.0, 900.0]),
-            dice.choice([2, 5, 1_000]),
-        )
-
-    def _reserve(self, process: Process, cap: int) -> None:
-        world, dice = self.world, self.dice
-        demand = self._demand(cap)
-        number = demand.reservation_id
-        self._direct.append(number)
-        wait_s = dice.choice([0.0, 0.0, 2.0])
-        world.note(f"reserve {number} at process {process.number}, cap {cap}")
-        for _ in range(dice.choice([1, 1, 1, 2])):
-            world.asks.append(process.ask(lambda ledger: ledger.reserve(demand, wait_s=wait_s)))
-
-    def _settle(self, process: Process, number: ReservationId) -> None:
-        world, dice = self.world, self.dice
-        usage = Usage(dice.randint(0, 20), dice.randint(0, 900))
-        cost = usage.input_tokens * INPUT_NANOS + usage.output_tokens * OUTPUT_NANOS
-        charge = Charge(usage, Nanos(cost), estimated=dice.random() < 0.3)
-        world.note(f"settle {number} at {cost} at process {process.number}")
-
-        async def settle(ledger: object) -> object:
-            return await ledger.settle(number, charge)  # type: ignore[attr-defined]
-
-        for _ in range(dice.choice([1, 1, 1, 2])):
-            world.asks.append(process.ask(settle))
 
     def _settle_late(self) -> bool:
         """What a reservation cost is learned after it was expired or voided."""
         process = self._able()
-        accounts = self.world.checker.books.accounts
-        ended = [one for one in self._direct[-40:] if one in accounts and accounts[one].entries]
-        late = [one for one in ended if accounts[one].kind in (EntryKind.EXPIRED, EntryKind.VOIDED)]
-        if process is None or not late:
-            return False
-        self._settle(process, self.dice.choice(late))
-        return True
+        return process is not None and self._clients.settle_late(process)
 
     def _duplicate(self) -> bool:
         """Messages that were answered before come again, each twice, at any process."""
@@ -306,7 +202,7 @@ class Steps:
         if process is None:
             return False
         limit = dice.choice([one for one in process.config.limits if not one.is_rate and one.name != "everything"])
-        subject = subject_of(self._labels("1"), limit.each)
+        subject = subject_of(self._clients.labels("1"), limit.each)
         amount = dice.choice([None, None, 0, limit.amount // 2, limit.amount * 2])
         until_ms = None
         if amount is not None and dice.random() < 0.5:
@@ -317,18 +213,18 @@ class Steps:
         )
         return True
 
-    def _apply(self) -> bool:
-        """A process applies other limits while it runs; the others refuse to reserve until they do so too."""
+    def _reload(self) -> bool:
+        """Processes load another config while they run; those that do not refuse to reserve until they do so too."""
         process = self._able()
         if process is None:
             return False
         config = self.dice.choice(configs())
         able = [process] if self.dice.random() < 0.3 else self.world.processes
         self.world.config = config
-        self.world.note(f"processes {[one.number for one in able]} apply config {configs().index(config)}")
+        self.world.note(f"processes {[one.number for one in able]} load config {configs().index(config)}")
         for one in able:
             if not one.is_draining and not one.engine.is_dead:
-                self.world.asks.append(one.ask(lambda ledger: ledger.apply(config.limits)))
+                self.world.asks.append(one.reload(config))
         return True
 
     def _clear_overrun(self) -> bool:
@@ -433,7 +329,3 @@ class Steps:
             return False
         self.dice.choice(able).loop.run(self.dice.choice([1, 3, 10]))
         return True
-
-
-def _quote(input_tokens: int) -> Quote:
-    return Quote(input_tokens, input_tokens * INPUT_NANOS * 1_000, OUTPUT_NANOS * 1_000)
