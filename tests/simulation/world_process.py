@@ -110,9 +110,10 @@ class Process:
 
     def reload(self, config: Config) -> "asyncio.Task[Any]":
         """Go on under another config, as a whole or not at all; calls under way keep theirs. One at a time."""
-        if self._reloading is None or self._reloading.done():
-            self._reloading = self.loop.create_task(self._reload(config))
-        return self._reloading
+        reloading = self._reloading
+        if reloading is None or reloading.done():
+            reloading = self._reloading = self.loop.create_task(self._reload(config))
+        return reloading
 
     async def _reload(self, config: Config) -> None:
         await self.ledger.apply(config.limits)

@@ -176,8 +176,10 @@ def soak(engines: tuple[str, ...], *, first_seed: int, steps: int, seconds: floa
 
 def _tell(done: list[Played], seconds: float) -> None:
     by_engine = ", ".join(f"{sum(one.engine == engine for one in done)} {engine}" for engine in ENGINES)
-    rate = sum(one.steps for one in done) / seconds
-    print(f"{seconds:6.0f} s: {len(done)} histories ({by_engine}), newest seed {done[-1].seed}, {rate:,.0f} steps/s")
+    newest, rate = max(one.seed for one in done), sum(one.steps for one in done) / seconds
+    print(
+        f"{seconds:6.0f} s: {len(done)} histories ({by_engine}), up to seed {newest}, {rate:,.0f} steps/s", flush=True
+    )
 
 
 def main() -> int:
@@ -190,7 +192,7 @@ def main() -> int:
     asked = options.parse_args()
     engines = tuple(asked.engine or ENGINES)
     first = random.SystemRandom().randrange(10**9) if asked.seed is None else asked.seed
-    print(f"from seed {first} on, {asked.steps} steps each, on {', '.join(engines)}")
+    print(f"from seed {first} on, {asked.steps} steps each, on {', '.join(engines)}", flush=True)
     if "postgres" not in engines:
         return soak(engines, first_seed=first, steps=asked.steps, seconds=asked.seconds, dsn="")
     with postgres_server() as dsn:
