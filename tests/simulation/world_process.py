@@ -98,6 +98,11 @@ class Process:
         if is_fit and not self.has_lost_lease:
             self.renewed_at_ns = now_ns
 
+    def note_pause(self) -> None:
+        """Time is about to pass: whoever is in the middle of something stands still meanwhile, its keeper for one."""
+        if not self.loop.is_idle:
+            self.is_fit_since_ns = None
+
     def serve(self, number: int, request: Request, *, is_same_dialect: bool) -> Call:
         """A client's call arrives."""
         client = Client()

@@ -319,6 +319,8 @@ class Steps:
             # To just before the next hour, in which windows turn.
             jump_ms = 3_600_000 - world.clock.now_ns() // NS_PER_MS % 3_600_000 - self.dice.choice([0, 1, 2])
         world.note(f"{jump_ms} ms pass")
+        for process in world.processes:
+            process.note_pause()
         world.clock.advance(ms=max(1, jump_ms))
         return True
 
