@@ -242,11 +242,16 @@ class World:
         commits: int,
         voided: Sequence[ReservationId],
     ) -> None:
+        first: Sequence[Outcome] | None = None
         here: Sequence[Outcome] = [None] * len(operations)
         if self.shadow is not None:
             for _ in range(commits):
                 here = self.shadow.run(number, operations, voided)
-        asked = list(zip(operations, here if outcomes is None else outcomes, strict=True))
+                first = first or here
+        # Of a batch that was committed and then ran again, the first run explains what has changed: the second may find
+        # that what it is to extend has ended in the meantime.
+        explains = here if outcomes is None else outcomes
+        asked = list(zip(operations, first if first is not None and commits > 1 else explains, strict=True))
         if self.is_repeating:
             self.checker.unchanged(asked)
         self.checker.committed(asked, voided=voided)
