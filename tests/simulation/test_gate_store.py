@@ -81,7 +81,7 @@ def test_what_the_store_does_not_take_until_the_end_is_corrected_by_the_next_pro
             world.meets(Play([answer(7, input_tokens=12)]))
             task, _ = world.begin(chat(max_tokens=100))
             await task
-            draining = asyncio.create_task(world.gate.drain(3))
+            draining = asyncio.create_task(world.shared.drain(3))
             while not draining.done():
                 await world.later(500)
             assert world.last.entries == ()
@@ -120,15 +120,15 @@ async def test_an_end_that_the_ledger_refuses_is_reported_and_left_to_the_keeper
 
 @gate_test()
 async def test_readiness_follows_the_store(world: World) -> None:
-    assert world.gate.outage is None
+    assert world.shared.outage is None
     world.ledger.engine.is_away = True
     with pytest.raises(LedgerUnavailable):
         await world.ledger.expire_due()
     await spin()
-    assert "away" in str(world.gate.outage)
+    assert "away" in str(world.shared.outage)
     world.ledger.engine.is_away = False
     await world.later(250)
-    assert world.gate.outage is None
+    assert world.shared.outage is None
     assert world.reservations == []
 
 

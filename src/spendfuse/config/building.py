@@ -4,7 +4,6 @@ import hashlib
 import pathlib
 from dataclasses import dataclass
 from types import MappingProxyType
-from urllib.parse import urlsplit
 
 from spendfuse.config.problems import Problems, closest
 from spendfuse.config.schema import (
@@ -15,18 +14,16 @@ from spendfuse.config.schema import (
     PricesSection,
     ProviderSection,
 )
-from spendfuse.config.secret import CLIENT_KEY_PREFIX, Secret
+from spendfuse.config.secret import CLIENT_KEY_PREFIX
+from spendfuse.config.stores import spool_of, store_of
 from spendfuse.config.values import (
     Config,
     ConfiguredKey,
     DialectName,
     LabelSource,
     OnDisconnect,
-    PostgresStore,
     Provider,
     PublicModel,
-    SqliteStore,
-    Store,
     Target,
     Timeouts,
 )
@@ -35,9 +32,11 @@ from spendfuse.core.limits import Limit, RouteTo, Unit
 from spendfuse.core.prices import Price, Rates
 from spendfuse.core.windows import MS_PER_S, Calendar, CalendarUnit, Lifetime, Span
 
-_POSTGRES = ("postgresql", "postgres")
 OWN_LABELS = frozenset({"key", "model", "provider", "target", "ip", "fingerprint"})
 """Labels whose values are Spendfuse's to say, so that a key cannot have them."""
+
+RETENTION_MS_MIN = 32 * 86_400_000
+"""The longest calendar window, and a day for time zones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
     Raises:
         ConfigInvalid: with these problems and any earlier ones.
     """
-    store = _store(document.store, folder, problems)
+    store = store_of(document.store, folder, problems)
     providers = _Providers(document, problems).built()
     for provider in providers.values():
         if provider.needs_api_key and "api_key" not in document.providers[provider.name].model_fields_set:
@@ -91,15 +90,17 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
         if "alert_at" in section.model_fields_set
     ]
     _check_deadline(document, problems)
+    _check_retention(document.retention, limits, problems)
     problems.raise_any()
     assert store is not None
     return Config(
         source=source,
         store=store,
-        spool=_spool(document.spool, store, folder),
+        spool=spool_of(document.spool, store, folder),
         timezone=document.timezone,
         reservation_deadline_s=document.reservation_deadline / MS_PER_S,
         busy_wait_s=document.busy_wait / MS_PER_S,
+        retention_s=None if document.retention is None else document.retention / MS_PER_S,
         min_output_tokens=document.min_output_tokens,
         output_tokens_default=document.output_tokens_default,
         n_max=document.n_max,
@@ -115,44 +116,6 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
         betas=tuple(document.betas),
         warnings=tuple(warnings),
     )
-
-
-def _store(text: str, folder: pathlib.Path, problems: Problems) -> Store | None:
-    scheme, separator, path = text.partition("://")
-    if separator and scheme in _POSTGRES:
-        return _postgres(text, problems)
-    # Three slashes before a relative path, four before an absolute one: the host between the first two is empty.
-    if scheme != "sqlite" or not path.startswith("/") or path[1:] in ("", ":memory:") or "?" in path or "\0" in path:
-        expected = "expected sqlite:///RELATIVE/PATH, sqlite:////ABSOLUTE/PATH or postgresql://USER@HOST/DATABASE"
-        problems.add(("store",), expected)
-        return None
-    return SqliteStore(folder / path[1:])
-
-
-def _spool(text: str | None, store: Store, folder: pathlib.Path) -> pathlib.Path:
-    """The folder of the spool: beside the database's file, or beside the config of a store that is elsewhere."""
-    if text is not None:
-        return folder / text
-    match store:
-        case SqliteStore(path):
-            return path.with_name(f"{path.name}.spool")
-        case PostgresStore():
-            return folder / "spendfuse.spool"
-
-
-def _postgres(text: str, problems: Problems) -> PostgresStore | None:
-    """The store of a PostgreSQL URL, whose password no message shows."""
-    try:
-        url = urlsplit(text)
-        port = url.port
-    except ValueError:
-        url, port = None, None
-    if url is None or len(url.path) < 2:
-        problems.add(("store",), "expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
-        return None
-    user = f"{url.username}@" if url.username else ""
-    host = f"{url.hostname or ''}{f':{port}' if port else ''}"
-    return PostgresStore(Secret(text), f"postgresql://{user}{host}{url.path}")
 
 
 class _Providers:
@@ -374,4 +337,23 @@ def _check_deadline(document: Document, problems: Problems) -> None:
             ("reservation_deadline",),
             f"got {Span(document.reservation_deadline)}, expected at least the longest total timeout, "
             f"{Span(totals[longest])} of providers.{longest}.timeouts.total",
+        )
+
+
+def _check_retention(retention_ms: int | None, limits: tuple[Limit, ...], problems: Problems) -> None:
+    """Entries are kept for as long as a window lasts that counts them; a month, whatever windows there are.
+
+    Ids say when they were minted, so that nothing is charged twice, however late it comes.
+    """
+    if retention_ms is None:
+        return
+    spans = {limit.name: limit.period.ms for limit in limits if isinstance(limit.period, Span) and not limit.is_rate}
+    longest = max(spans, key=lambda name: spans[name], default=None)
+    if retention_ms < RETENTION_MS_MIN:
+        problems.add(("retention",), f"got {Span(retention_ms)}, expected at least {Span(RETENTION_MS_MIN)}")
+    elif longest is not None and retention_ms < spans[longest]:
+        problems.add(
+            ("retention",),
+            f"got {Span(retention_ms)}, expected at least the longest span of a limit, {Span(spans[longest])} of "
+            f"limits.{longest}",
         )

@@ -25,8 +25,17 @@ class LimitsOutdated(LedgerUnavailable):
     """Another process applied newer limits to this store; one with older limits must not admit calls."""
 
 
+class LimitUnknown(LedgerError):
+    """No limit in force has this name."""
+
+
 class ReservationUnknown(LedgerError):
     """No reservation and no entry has this id."""
+
+
+class ReservationForgotten(ReservationUnknown):
+    """The reservation was made so long ago that retention has deleted its entries, if it had any: nothing about it can
+    change any more, and it is never charged again."""
 
 
 class ReservationEnded(LedgerError):

@@ -9,17 +9,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-from spendfuse.clock import Clock
 from spendfuse.core.errors import LedgerClosed, LedgerUnavailable, LimitsOutdated
 from spendfuse.core.labels import Labels
 from spendfuse.core.limits import Limit
 from spendfuse.core.reservations import CallId, reservation_of, reservation_text
 from spendfuse.core.windows import NS_PER_MS
 from spendfuse.gate.endings import Held
-from spendfuse.gate.reservations import Endings, OpenReservation
+from spendfuse.gate.reservations import OpenReservation
+from spendfuse.gate.shared import Shared
 from spendfuse.ledger.operations import Record
-from spendfuse.ledger.spool import Spool
-from spendfuse.ledger.store import Demand, Ledger
+from spendfuse.ledger.store import Demand
 
 logger = logging.getLogger("spendfuse.gate")
 
@@ -29,15 +28,10 @@ UNRESERVED_HEADER = ("x-spendfuse-unreserved", "store-down")
 class Unreserved:
     """Admits calls without a reservation, under one set of limits."""
 
-    def __init__(
-        self, limits: Sequence[Limit], *, ledger: Ledger, spool: Spool, endings: Endings, clock: Clock
-    ) -> None:
+    def __init__(self, limits: Sequence[Limit], shared: Shared) -> None:
         self._limits = limits
         self._some_admit = any(one.admits_unreserved for one in limits)
-        self._ledger = ledger
-        self._spool = spool
-        self._endings = endings
-        self._clock = clock
+        self._shared = shared
 
     async def begin(self, call_id: CallId, demand: Demand, error: LedgerUnavailable) -> OpenReservation | None:
         """Begin a call of which the ledger said this; None where it has to be refused.
@@ -49,15 +43,19 @@ class Unreserved:
         held = Held(demand.quote, demand.caps.wanted)
         demand = replace(demand, reservation_id=reservation_of(call_id, 2))
         charge = held.charge_of_output(held.output_tokens)
-        record = Record(demand, charge, self._clock.now_ns() // NS_PER_MS)
-        if not await self._spool.begin(record):
+        record = Record(demand, charge, self._shared.clock.now_ns() // NS_PER_MS)
+        if not await self._shared.spool.begin(record):
             return None
         logger.warning("call_unreserved reservation_id=%s reason=store_down", reservation_text(record.reservation_id))
-        return self._endings.begun(record, held)
+        return self._shared.endings.begun(record, held)
 
     def _may_begin(self, labels: Labels, error: LedgerUnavailable) -> bool:
         """Whether the store is known to be away, which is more than that it failed once, and all limits allow it."""
-        if not self._some_admit or self._ledger.outage is None or isinstance(error, LedgerClosed | LimitsOutdated):
+        if (
+            not self._some_admit
+            or self._shared.ledger.outage is None
+            or isinstance(error, LedgerClosed | LimitsOutdated)
+        ):
             return False
         covering = [one for one in self._limits if one.covers(labels)]
         return bool(covering) and all(one.admits_unreserved for one in covering)

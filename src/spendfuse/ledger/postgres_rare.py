@@ -6,8 +6,8 @@ Within the transaction of the batch they came in, in which `lock_store` was call
 import json
 from typing import assert_never
 
-from spendfuse.core.errors import LedgerError
-from spendfuse.ledger.applied import wrong_subject
+from spendfuse.core.errors import LedgerError, LimitUnknown
+from spendfuse.ledger.applied import END_IS_OVER, WITHOUT_LIMITS, wrong_subject
 from spendfuse.ledger.operations import (
     AddKey,
     ApplyLimits,
@@ -18,10 +18,12 @@ from spendfuse.ledger.operations import (
     SetAmount,
     Upkeep,
 )
+from spendfuse.ledger.pieces import Piece
+from spendfuse.ledger.postgres_audit import repair
 from spendfuse.ledger.postgres_books import PostgresBooks
 from spendfuse.ledger.postgres_connection import PostgresConnection
-from spendfuse.ledger.postgres_limits import set_amount
-from spendfuse.ledger.postgres_upkeep import keep_up, repair
+from spendfuse.ledger.postgres_limits import apply_limits, set_amount
+from spendfuse.ledger.postgres_upkeep import keep_up
 from spendfuse.ledger.statements import sql
 from spendfuse.ledger.store import KeyRecord, Topic
 
@@ -50,11 +52,14 @@ async def run_rare(
         case ClearOverrun():
             return await _changed(connection, Topic.OVERRUNS, _DELETE_OVERRUN, operation.target)
         case Upkeep():
-            return await keep_up(connection, retention_ms=operation.retention_ms, now_ms=now_ms)
+            piece = await keep_up(connection, retention_ms=operation.retention_ms, now_ms=now_ms)
+            if piece is Piece.LIMITS_CHANGED:
+                await books.reload(connection)
+            return piece is not Piece.NOTHING
         case Repair():
-            repaired = await repair(connection, now_ms=now_ms)
+            is_repaired = await repair(connection, operation.audit, now_ms)
             await books.reload(connection)
-            return repaired
+            return is_repaired
         case _:
             assert_never(operation)
 
@@ -62,7 +67,12 @@ async def run_rare(
 async def _apply(
     connection: PostgresConnection, books: PostgresBooks, operation: ApplyLimits, now_ms: int
 ) -> LedgerError | None:
-    raise NotImplementedError
+    if books.own is None:
+        return WITHOUT_LIMITS
+    await apply_limits(connection, operation.applied, now_ms)
+    books.own = operation.applied
+    await books.reload(connection)
+    return None
 
 
 async def _set_amount(
@@ -71,10 +81,12 @@ async def _set_amount(
     await books.reload(connection)
     stored = books.stored_limit(operation.limit_name)
     if stored is None:
-        return LedgerError(f"no limit in force is named {operation.limit_name!r}")
+        return LimitUnknown(f"no limit in force is named {operation.limit_name!r}")
     if (wrong := wrong_subject(stored.limit, operation.subject)) is not None:
         return wrong
-    await set_amount(connection, stored, operation.subject, amount=operation.amount, now_ms=now_ms)
+    if operation.until_ms is not None and operation.until_ms <= now_ms:
+        return END_IS_OVER
+    await set_amount(connection, stored, operation, now_ms)
     return None
 
 

@@ -42,7 +42,7 @@ from spendfuse.ledger.operations import (
 from spendfuse.ledger.postgres_batch import Locking, PostgresBatch
 from spendfuse.ledger.postgres_books import PostgresBooks
 from spendfuse.ledger.postgres_connection import ConnectionLost, PostgresConnection, StartAgain
-from spendfuse.ledger.postgres_limits import apply_limits, lock_store
+from spendfuse.ledger.postgres_limits import apply_limits, end_amounts, has_ended_amounts, lock_store
 from spendfuse.ledger.postgres_rare import RareOperation, run_rare
 from spendfuse.ledger.statements import sql
 from spendfuse.ledger.store import KeyRecord, TargetOverrun, Topic
@@ -94,6 +94,8 @@ class PostgresWriter:
         self._connection: PostgresConnection | None = None
         self._is_closed = False
         self._books = PostgresBooks(applied)
+        self._has_ownerless = True
+        """Whether to look for what dead owners held: once one was deleted, and at first."""
         self._doubtful: dict[ReservationId, None] = {}
         self.owner_id = 0
 
@@ -117,8 +119,11 @@ class PostgresWriter:
             is_in_doubt = True
             await connection.commit()
             is_in_doubt = False
+            self._applied = self._books.own
             for batch in batches:
                 batch.remember()
+            if any(isinstance(one, ExpireDue) for one in operations):
+                self._has_ownerless = False
             self._doubtful.clear()
             return outcomes[len(doubtful) :]
 
@@ -160,7 +165,7 @@ class PostgresWriter:
 
     def disconnect(self) -> None:
         """Drop the connection, whatever is under way; the next verb makes a new one."""
-        self._books.forget()
+        self._books.drop(self._applied)
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None
@@ -190,7 +195,7 @@ class PostgresWriter:
         raise AssertionError("unreachable")
 
     async def _roll_back(self) -> None:
-        self._books.forget()
+        self._books.drop(self._applied)
         if self._connection is not None and not self._connection.is_closed:
             try:
                 await self._connection.run("ROLLBACK")
@@ -213,6 +218,7 @@ class PostgresWriter:
         await connection.run("BEGIN")
         await lock_store(connection)
         await connection.change(_DELETE_OWNER, self.owner_id)
+        self._has_ownerless = True
         batch = await self._locked(connection, [ExpireDue()])
         batch.expire_due()
         await batch.write(connection)
@@ -246,12 +252,28 @@ class PostgresWriter:
     ) -> tuple[list[Outcome], list[PostgresBatch]]:
         """Run operations in a transaction, up to its commit."""
         await connection.run("BEGIN")
-        looks_after_owners = any(isinstance(one, ExpireDue) for one in operations)
-        has_dead_owners = looks_after_owners and await connection.only(_HAS_DEAD_OWNERS, self.owner_id)
-        if has_dead_owners or any(isinstance(one, RareOperation) for one in operations):
+        expires = any(isinstance(one, ExpireDue) for one in operations)
+        has_dead_owners = expires and await connection.only(_HAS_DEAD_OWNERS, self.owner_id)
+        has_ended = expires and await has_ended_amounts(connection, self._clock_ms())
+        if has_dead_owners or has_ended or any(isinstance(one, RareOperation) for one in operations):
             await lock_store(connection)
         if has_dead_owners:
             await connection.change(_DELETE_DEAD_OWNERS, self.owner_id)
+            self._has_ownerless = True
+        before = next(place for place, one in enumerate(operations) if isinstance(one, ExpireDue)) if has_ended else 0
+        outcomes, batches = await self._run_in_order(connection, operations[:before], is_repeated=is_repeated)
+        if has_ended:
+            await end_amounts(connection, await self._read_time(connection) // NS_PER_MS)
+        others, more = await self._run_in_order(connection, operations[before:], is_repeated=is_repeated)
+        if not operations:
+            self._renew_at_s = 0.0
+        if expires or not operations:
+            await self._keep_house(connection)
+        return [*outcomes, *others], [*batches, *more]
+
+    async def _run_in_order(
+        self, connection: PostgresConnection, operations: Sequence[Operation], *, is_repeated: bool
+    ) -> tuple[list[Outcome], list[PostgresBatch]]:
         outcomes: list[Outcome] = []
         batches: list[PostgresBatch] = []
         # Only alone with the store are there rare ones between, and rows locked more than once.
@@ -264,10 +286,6 @@ class PostgresWriter:
             batches.append(batch)
             outcomes += [self._execute(batch, one) for one in several]
             await batch.write(connection)
-        if not operations:
-            self._renew_at_s = 0.0
-        if looks_after_owners or not operations:
-            await self._keep_house(connection)
         return outcomes, batches
 
     async def _run_rare(self, connection: PostgresConnection, operation: Operation, *, is_repeated: bool) -> Outcome:
@@ -277,7 +295,7 @@ class PostgresWriter:
 
     async def _locked(self, connection: PostgresConnection, operations: Sequence[Operation]) -> PostgresBatch:
         clock_ns = None if self._clock is None else self._clock.now_ns()
-        locking = Locking(connection, self._books, operations)
+        locking = Locking(connection, self._books, operations, has_ownerless=self._has_ownerless)
         batch = await locking.lock(owner_id=self.owner_id, clock_ns=clock_ns, now_ns=clock_ns or self._guessed_ns())
         self._note_time(batch.now_ns)
         if not batch.is_owner and self.owner_id and not self._is_closed:
@@ -317,6 +335,9 @@ class PostgresWriter:
             await connection.change(_DELETE_IDLE_RATES, now_ns)
             await connection.change(_DELETE_OPENED_SUBJECTS, hour_of(now_ns // NS_PER_MS))
             self._purge_at_s = now_s + PURGE_INTERVAL_S
+
+    def _clock_ms(self) -> int | None:
+        return None if self._clock is None else self._clock.now_ns() // NS_PER_MS
 
     async def _read_time(self, connection: PostgresConnection) -> int:
         if self._clock is not None:

@@ -14,7 +14,8 @@ from spendfuse.core.money import AMOUNT_MAX
 from spendfuse.core.windows import Window
 from spendfuse.ledger.applied import AppliedLimits, window_of
 from spendfuse.ledger.definitions import Override, StoredLimit, limit_from_text, limit_text
-from spendfuse.ledger.folding import Sum, fits_rollup, fold, sums
+from spendfuse.ledger.folding import Positions, Sum, fits_rollup, fold, sums
+from spendfuse.ledger.operations import SetAmount
 from spendfuse.ledger.sqlite_subjects import note_subjects
 from spendfuse.ledger.statements import sql
 
@@ -29,11 +30,16 @@ _DELETE_RATES = sql("sqlite", "delete_rates")
 _UPDATE_AMOUNTS = sql("sqlite", "update_amounts")
 _UPDATE_ENFORCEMENT = sql("sqlite", "update_enforcement")
 _SELECT_OVERRIDES = sql("sqlite", "select_overrides")
+_UPSERT_OVERRIDE = sql("sqlite", "upsert_override")
+_DELETE_OVERRIDE = sql("sqlite", "delete_override")
+_DELETE_ENDED_OVERRIDES = sql("sqlite", "delete_ended_overrides")
 _INSERT_BALANCE = sql("sqlite", "insert_balance")
+_CARRY = sql("sqlite", "carry")
 _GROW_REVISION = sql("sqlite", "grow_revision")
 _FOLD_ENTRIES = sql("sqlite", "fold_entries")
 _FOLD_SPEND = sql("sqlite", "fold_spend")
 _FOLD_RESERVATIONS = sql("sqlite", "fold_reservations")
+_SELECT_POSITIONS = sql("sqlite", "select_positions")
 _SELECT_LABEL_SETS = sql("sqlite", "select_label_sets")
 
 
@@ -52,7 +58,12 @@ def limits_in_force(connection: sqlite3.Connection) -> list[StoredLimit]:
 def overrides(connection: sqlite3.Connection) -> dict[tuple[int, str], Override]:
     """The amounts that beat the config's, by limit number and subject."""
     rows = connection.execute(_SELECT_OVERRIDES)
-    return {(limit_id, subject): Override(amount) for limit_id, subject, amount in rows}
+    return {(limit_id, subject): Override(amount, until_ms) for limit_id, subject, amount, until_ms in rows}
+
+
+def positions(connection: sqlite3.Connection) -> Positions:
+    """How far upkeep has come."""
+    return Positions(*connection.execute(_SELECT_POSITIONS).fetchone())
 
 
 def apply_limits(connection: sqlite3.Connection, applied: AppliedLimits, now_ms: int) -> None:
@@ -67,6 +78,33 @@ def apply_limits(connection: sqlite3.Connection, applied: AppliedLimits, now_ms:
     for limit in applied.limits:
         _apply(connection, limit, now_ms)
     connection.execute(_GROW_REVISION, ("limits",))
+
+
+def set_amount(connection: sqlite3.Connection, stored: StoredLimit, operation: SetAmount, now_ms: int) -> None:
+    """See `Ledger.set_amount`; within the caller's transaction."""
+    limit, limit_id, subject, amount = stored.limit, stored.limit_id, operation.subject, operation.amount
+    if amount is None:
+        connection.execute(_DELETE_OVERRIDE, (limit_id, subject))
+        amount = limit.amount
+    else:
+        connection.execute(_UPSERT_OVERRIDE, (limit_id, subject, amount, operation.until_ms))
+        note_subjects(connection, [(limit.each, subject)])
+    _update_amounts(connection, limit, limit_id, amount=amount, subject=subject, now_ms=now_ms)
+    connection.execute(_GROW_REVISION, ("limits",))
+
+
+def end_amounts(connection: sqlite3.Connection, now_ms: int) -> bool:
+    """Take back the amounts whose end has come, within the caller's transaction; False when there are none."""
+    ended = connection.execute(_DELETE_ENDED_OVERRIDES, (now_ms,)).fetchall()
+    if not ended:
+        return False
+    limits = {stored.limit_id: stored.limit for stored in limits_in_force(connection)}
+    for limit_id, subject in ended:
+        # A limit that is out of force has no balances.
+        if (limit := limits.get(limit_id)) is not None:
+            _update_amounts(connection, limit, limit_id, amount=limit.amount, subject=subject, now_ms=now_ms)
+    connection.execute(_GROW_REVISION, ("limits",))
+    return True
 
 
 def _apply(connection: sqlite3.Connection, limit: Limit, now_ms: int) -> None:
@@ -85,10 +123,10 @@ def _apply(connection: sqlite3.Connection, limit: Limit, now_ms: int) -> None:
     if before.is_enforced != limit.is_enforced:
         connection.execute(_UPDATE_ENFORCEMENT, {"limit_id": limit_id, "enforced": limit.is_enforced, "now_ms": now_ms})
     if before.amount != limit.amount:
-        update_amounts(connection, limit, limit_id, amount=limit.amount, subject=None, now_ms=now_ms)
+        _update_amounts(connection, limit, limit_id, amount=limit.amount, subject=None, now_ms=now_ms)
 
 
-def update_amounts(
+def _update_amounts(
     connection: sqlite3.Connection, limit: Limit, limit_id: int, *, amount: int, subject: str | None, now_ms: int
 ) -> None:
     """Give the current balances of a limit another amount: of one subject, or of all that have no override."""
@@ -117,7 +155,8 @@ def _note_known_subjects(connection: sqlite3.Connection, limit: Limit) -> None:
 def _open_balances(connection: sqlite3.Connection, limit: Limit, limit_id: int, now_ms: int) -> None:
     window = window_of(limit, now_ms)
     amounts = {key: override.amount for key, override in overrides(connection).items()}
-    folded = Fold(connection).of(limit, window, use_rollup=True)
+    opening = Fold(connection)
+    folded = opening.of(limit, window, use_rollup=True)
     note_subjects(connection, [(limit.each, subject) for subject in folded])
     for subject, (settled, reserved) in folded.items():
         amount = amounts.get((limit_id, subject), limit.amount)
@@ -125,6 +164,8 @@ def _open_balances(connection: sqlite3.Connection, limit: Limit, limit_id: int, 
         # What was spent before the limit was in force counts as committed then, so it is not an overrun.
         key = (limit_id, subject, window.number, window.starts_at_ms, window.ends_at_ms)
         connection.execute(_INSERT_BALANCE, (*key, amount, ceiling, settled, reserved, 0))
+    for subject, settled in opening.carried(limit, window).items():
+        connection.execute(_CARRY, (settled, limit_id, subject, window.number))
 
 
 class Fold:
@@ -146,6 +187,16 @@ class Fold:
             settled=self._sums_of(entries, window.starts_at_ms, until_ms),
             reserved=self._sums_of(_FOLD_RESERVATIONS, window.starts_at_ms, until_ms),
         )
+
+    def carried(self, limit: Limit, window: Window) -> dict[str, int]:
+        """What entries have settled that retention has deleted: the part of `of`, by the rollup, that is not among the
+        entries any more."""
+        until_ms = positions(self._connection).horizon_ms
+        if until_ms <= window.starts_at_ms or not fits_rollup(limit, window):
+            return {}
+        both = [self._sums_of(one, window.starts_at_ms, until_ms) for one in (_FOLD_SPEND, _FOLD_ENTRIES)]
+        whole, left = [fold(limit, settled=one, reserved=()) for one in both]
+        return {subject: settled - left.get(subject, (0, 0))[0] for subject, (settled, _) in whole.items()}
 
     def _sums_of(self, statement: str, from_ms: int, until_ms: int) -> list[Sum]:
         key = (statement, from_ms, until_ms)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import assert_never
 
 from spendfuse.clock import Clock
-from spendfuse.core.errors import LedgerClosed, LedgerError
+from spendfuse.core.errors import LedgerClosed, LedgerError, LimitUnknown
 from spendfuse.core.reservations import Entry
 from spendfuse.core.subjects import hour_of
 from spendfuse.core.windows import NS_PER_MS
-from spendfuse.ledger.applied import WITHOUT_LIMITS, AppliedLimits, wrong_subject
+from spendfuse.ledger.applied import END_IS_OVER, WITHOUT_LIMITS, AppliedLimits, wrong_subject
 from spendfuse.ledger.operations import (
     AddKey,
     ApplyLimits,
@@ -34,6 +34,8 @@ from spendfuse.ledger.operations import (
     Upkeep,
     Void,
 )
+from spendfuse.ledger.pieces import Piece
+from spendfuse.ledger.sqlite_audit import repair
 from spendfuse.ledger.sqlite_batch import SqliteBatch
 from spendfuse.ledger.sqlite_books import Books
 from spendfuse.ledger.sqlite_file import (
@@ -45,12 +47,11 @@ from spendfuse.ledger.sqlite_file import (
     store_errors,
     transaction,
 )
-from spendfuse.ledger.sqlite_limits import apply_limits, update_amounts
+from spendfuse.ledger.sqlite_limits import apply_limits, end_amounts, set_amount
 from spendfuse.ledger.sqlite_overruns import clear_overrun
-from spendfuse.ledger.sqlite_subjects import note_subjects
-from spendfuse.ledger.sqlite_upkeep import keep_up, repair
+from spendfuse.ledger.sqlite_upkeep import keep_up
 from spendfuse.ledger.statements import sql
-from spendfuse.ledger.store import Topic
+from spendfuse.ledger.store import StaleReservation, Topic
 
 LEASE_MS = 30_000
 LEASE_RENEWAL_MS = 5_000
@@ -65,8 +66,6 @@ _DELETE_OWNER = sql("sqlite", "delete_owner")
 _DELETE_IDLE_RATES = sql("sqlite", "delete_idle_rates")
 _DELETE_OPENED_SUBJECTS = sql("sqlite", "delete_opened_subjects")
 _UPSERT_REFUSAL = sql("sqlite", "upsert_refusal")
-_UPSERT_OVERRIDE = sql("sqlite", "upsert_override")
-_DELETE_OVERRIDE = sql("sqlite", "delete_override")
 _GROW_REVISION = sql("sqlite", "grow_revision")
 _INSERT_KEY = sql("sqlite", "insert_key")
 _REVOKE_KEY = sql("sqlite", "revoke_key")
@@ -83,6 +82,8 @@ class SqliteWriter:
         self._renew_at_ms = 0
         self._purge_at_ms = 0
         self._is_open = False
+        self._looks_for_ownerless = True
+        """Whoever deletes an owner expires what it held in the same transaction; yet the first round looks."""
 
     def open(self) -> None:
         """Create or upgrade the store, apply the limits and register this process.
@@ -111,10 +112,12 @@ class SqliteWriter:
             raise LedgerClosed("the store has been closed")
         try:
             with store_errors(), self._lock, transaction(self._connection):
-                return self._run(operations)
+                outcomes = self._run(operations)
         except BaseException:
-            self._books.drop()
+            self._books.drop(self._applied)
             raise
+        self._applied = self._books.own
+        return outcomes
 
     def close(self) -> None:
         """End this owner, expire what it holds and release the store, all under the lock.
@@ -179,12 +182,10 @@ class SqliteWriter:
                 return self._apply(batch, operation, now_ms)
             case Upkeep():
                 batch.write()
-                return keep_up(self._connection, retention_ms=operation.retention_ms, now_ms=now_ms)
+                return self._keep_up(operation, now_ms)
             case Repair():
                 batch.write()
-                repaired = repair(self._connection, now_ms=now_ms)
-                self._books.reload_limits()
-                return repaired
+                return self._repair(operation, now_ms)
             case AddKey():
                 return self._add_key(operation, now_ms)
             case RevokeKey():
@@ -201,15 +202,21 @@ class SqliteWriter:
     def _expire_due(self, batch: SqliteBatch, now_ms: int) -> tuple[Entry, ...]:
         if self.owner_id and now_ms >= self._renew_at_ms:
             self._renew_lease(now_ms)
+        has_ownerless = self._looks_for_ownerless
         for (owner_id,) in self._connection.execute(_SELECT_OWNERS).fetchall():
             if owner_id != self.owner_id and self._owners.is_gone(owner_id):
                 self._connection.execute(_DELETE_OWNER, (owner_id,))
                 self._owners.forget(owner_id)
+                has_ownerless = True
         if now_ms >= self._purge_at_ms:
             self._connection.execute(_DELETE_IDLE_RATES, (now_ms * NS_PER_MS,))
             self._connection.execute(_DELETE_OPENED_SUBJECTS, (hour_of(now_ms),))
             self._purge_at_ms = now_ms + PURGE_INTERVAL_MS
-        return batch.expire_due()
+        batch.write()
+        if end_amounts(self._connection, now_ms):
+            self._books.reload_limits()
+        self._looks_for_ownerless = False
+        return batch.expire_due(has_ownerless=has_ownerless)
 
     def _count_refusals(self, operation: CountRefusals, now_ms: int) -> None:
         rows = [
@@ -221,24 +228,39 @@ class SqliteWriter:
     def _set_amount(self, batch: SqliteBatch, operation: SetAmount, now_ms: int) -> LedgerError | None:
         stored = self._books.stored_limit(operation.limit_name)
         if stored is None:
-            return LedgerError(f"no limit in force is named {operation.limit_name!r}")
+            return LimitUnknown(f"no limit in force is named {operation.limit_name!r}")
         if (wrong := wrong_subject(stored.limit, operation.subject)) is not None:
             return wrong
+        if operation.until_ms is not None and operation.until_ms <= now_ms:
+            return END_IS_OVER
         batch.write()
-        limit_id, limit, subject = stored.limit_id, stored.limit, operation.subject
-        if operation.amount is None:
-            self._connection.execute(_DELETE_OVERRIDE, (limit_id, subject))
-        else:
-            self._connection.execute(_UPSERT_OVERRIDE, (limit_id, subject, operation.amount))
-            note_subjects(self._connection, [(limit.each, subject)])
-        amount = limit.amount if operation.amount is None else operation.amount
-        update_amounts(self._connection, limit, limit_id, amount=amount, subject=subject, now_ms=now_ms)
-        self._connection.execute(_GROW_REVISION, ("limits",))
+        set_amount(self._connection, stored, operation, now_ms)
         self._books.reload_limits()
         return None
 
     def _apply(self, batch: SqliteBatch, operation: ApplyLimits, now_ms: int) -> LedgerError | None:
-        raise NotImplementedError
+        if not self.owner_id:
+            return WITHOUT_LIMITS
+        # The fold by which a limit opens is that of what is stored.
+        batch.write()
+        apply_limits(self._connection, operation.applied, now_ms)
+        self._books.own = operation.applied
+        self._books.reload_limits()
+        return None
+
+    def _keep_up(self, operation: Upkeep, now_ms: int) -> bool:
+        piece = keep_up(self._connection, retention_ms=operation.retention_ms, now_ms=now_ms)
+        if piece is Piece.LIMITS_CHANGED:
+            self._books.reload_limits()
+        return piece is not Piece.NOTHING
+
+    def _repair(self, operation: Repair, now_ms: int) -> bool:
+        is_repaired = repair(self._connection, operation.audit, now_ms)
+        self._books.reload_limits()
+        for one in operation.audit.found:
+            if isinstance(one, StaleReservation):
+                self._books.open.pop(one.reservation_id, None)
+        return is_repaired
 
     def _add_key(self, operation: AddKey, now_ms: int) -> LedgerError | None:
         key = operation.record
@@ -283,5 +305,5 @@ class SqliteWriter:
             self._books.refresh()
             self._connection.execute(_DELETE_OWNER, (self.owner_id,))
             batch = SqliteBatch(self._connection, self._books, owner_id=self.owner_id, now_ns=now_ns)
-            batch.expire_due()
+            batch.expire_due(has_ownerless=True)
             batch.write()
