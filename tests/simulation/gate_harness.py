@@ -282,10 +282,13 @@ class World:
     store: MemoryStore
     ledger: WatchedLedger
     upstream: Upstream
-    spool: Spool
     shared: Shared
     gate: Gate
     log: list[str]
+
+    @property
+    def spool(self) -> Spool:
+        return self.shared.spool
 
     def meets(self, *plays: Play) -> None:
         """The next calls meet these answers; the last one also meets all after it."""
@@ -391,9 +394,8 @@ async def opened(
     spool = InlineSpool(ledger, folder or Path(own_folder.name if own_folder else ""), store="simulated")
     spool.start()
     shared = Shared(ledger, spool, upstream, clock)
-    gate = gate_over(config, shared)
     try:
-        yield World(clock, config, store, ledger, upstream, spool, shared, gate, log)
+        yield World(clock, config, store, ledger, upstream, shared, gate_over(config, shared), log)
     finally:
         await spool.close()
         await ledger.close()

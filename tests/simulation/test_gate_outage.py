@@ -65,7 +65,7 @@ async def take_away(world: World) -> None:
     with pytest.raises(LedgerUnavailable):
         await world.ledger.expire_due()
     await spin()
-    assert world.shared.outage is not None
+    assert world.ledger.outage is not None
 
 
 async def bring_back(world: World) -> None:
@@ -73,7 +73,7 @@ async def bring_back(world: World) -> None:
     world.ledger.engine.is_away = False
     for _ in range(3):
         await world.later(2_000)
-    assert world.shared.outage is None
+    assert world.ledger.outage is None
     assert world.spool.is_empty
 
 

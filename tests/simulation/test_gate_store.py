@@ -120,15 +120,15 @@ async def test_an_end_that_the_ledger_refuses_is_reported_and_left_to_the_keeper
 
 @gate_test()
 async def test_readiness_follows_the_store(world: World) -> None:
-    assert world.shared.outage is None
+    assert world.ledger.outage is None
     world.ledger.engine.is_away = True
     with pytest.raises(LedgerUnavailable):
         await world.ledger.expire_due()
     await spin()
-    assert "away" in str(world.shared.outage)
+    assert "away" in str(world.ledger.outage)
     world.ledger.engine.is_away = False
     await world.later(250)
-    assert world.shared.outage is None
+    assert world.ledger.outage is None
     assert world.reservations == []
 
 

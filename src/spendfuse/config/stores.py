@@ -1,4 +1,4 @@
-"""Where the ledger and its spool are."""
+"""The store that a config names, and the folder of the spool beside it."""
 
 import pathlib
 from urllib.parse import urlsplit
@@ -11,7 +11,7 @@ _POSTGRES = ("postgresql", "postgres")
 
 
 def store_of(text: str, folder: pathlib.Path, problems: Problems) -> Store | None:
-    """The store of a URL, a relative path in `folder`; None where it is wrong."""
+    """The store of an address; None where that is wrong."""
     scheme, separator, path = text.partition("://")
     if separator and scheme in _POSTGRES:
         return _postgres(text, problems)

@@ -83,8 +83,8 @@ class Gate:
         self._ledger = shared.ledger
         self._clock = shared.clock
         self.endings = shared.endings
-        self._unreserved = Unreserved(config.limits, shared)
         self.refusals = shared.refusals
+        self._unreserved = Unreserved(config.limits, shared)
 
     async def serve(self, request: Request, down: Downstream) -> None:
         """Serve one request. Cancel it when the client leaves: its reservation then is ended in the background."""

@@ -5,7 +5,6 @@ from collections.abc import Coroutine
 from typing import Any
 
 from spendfuse.clock import Clock
-from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.core.refusals import Deny
 from spendfuse.core.reservations import CallIds
 from spendfuse.gate.events import RefusalCounts
@@ -38,11 +37,6 @@ class Shared:
         self._finishing.add(finishing)
         finishing.add_done_callback(self._finishing.discard)
         return await asyncio.shield(finishing)
-
-    @property
-    def outage(self) -> LedgerUnavailable | None:
-        """Why no call is admitted now, the store being away; the keeper finds out within a second."""
-        return self.ledger.outage
 
     async def drain(self, timeout_s: float) -> None:
         """Wait for calls that go on without their client, cutting those that outlast the time, then for the ends of all

@@ -31,7 +31,10 @@ class Unreserved:
     def __init__(self, limits: Sequence[Limit], shared: Shared) -> None:
         self._limits = limits
         self._some_admit = any(one.admits_unreserved for one in limits)
-        self._shared = shared
+        self._ledger = shared.ledger
+        self._spool = shared.spool
+        self._endings = shared.endings
+        self._clock = shared.clock
 
     async def begin(self, call_id: CallId, demand: Demand, error: LedgerUnavailable) -> OpenReservation | None:
         """Begin a call of which the ledger said this; None where it has to be refused.
@@ -43,19 +46,15 @@ class Unreserved:
         held = Held(demand.quote, demand.caps.wanted)
         demand = replace(demand, reservation_id=reservation_of(call_id, 2))
         charge = held.charge_of_output(held.output_tokens)
-        record = Record(demand, charge, self._shared.clock.now_ns() // NS_PER_MS)
-        if not await self._shared.spool.begin(record):
+        record = Record(demand, charge, self._clock.now_ns() // NS_PER_MS)
+        if not await self._spool.begin(record):
             return None
         logger.warning("call_unreserved reservation_id=%s reason=store_down", reservation_text(record.reservation_id))
-        return self._shared.endings.begun(record, held)
+        return self._endings.begun(record, held)
 
     def _may_begin(self, labels: Labels, error: LedgerUnavailable) -> bool:
         """Whether the store is known to be away, which is more than that it failed once, and all limits allow it."""
-        if (
-            not self._some_admit
-            or self._shared.ledger.outage is None
-            or isinstance(error, LedgerClosed | LimitsOutdated)
-        ):
+        if not self._some_admit or self._ledger.outage is None or isinstance(error, LedgerClosed | LimitsOutdated):
             return False
         covering = [one for one in self._limits if one.covers(labels)]
         return bool(covering) and all(one.admits_unreserved for one in covering)
