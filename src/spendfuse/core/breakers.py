@@ -225,7 +225,7 @@ def probe_taken(state: State, now_ms: int, *, lease_ms: int) -> State | None:
 
 
 def probe_ended(breaker: Breaker, state: State, now_ms: int, *, succeeded: bool) -> State | None:
-    """The state once the probe has ended; None where it was none any more: its lease was over, or a hand came between."""
+    """The state once the probe has ended; None where it was no probe any more: a hand, or another one, came between."""
     if state.phase is not Phase.HALF_OPEN:
         return None
     if succeeded:
