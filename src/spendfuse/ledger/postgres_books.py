@@ -104,7 +104,8 @@ class PostgresBooks:
     """`BatchBooks` of the writing connection, one batch at a time."""
 
     def __init__(self, own: AppliedLimits | None) -> None:
-        self._own = own
+        self.own = own
+        """The limits of this process, those included that the transaction under way applies; None without any."""
         self._batch_no = 0
         self._limits = AppliedLimits(())
         self._stored: dict[str, StoredLimit] = {}
@@ -128,12 +129,18 @@ class PostgresBooks:
         """Read limits and overrides, under the store's lock; forget rows, as limits may have taken theirs along."""
         self.forget()
         self.revision = await connection.only(_SELECT_REVISION, "limits")
-        self.is_outdated = self._own is not None and await newest_hash(connection) != self._own.hash
+        self.is_outdated = self.own is not None and await newest_hash(connection) != self.own.hash
         stored = await limits_in_force(connection)
         self._stored = {one.limit.identity: one for one in stored}
-        is_own = self._own is not None and not self.is_outdated
-        self._limits = self._own if is_own and self._own else AppliedLimits(tuple(one.limit for one in stored))
+        self._limits = (
+            self.own if self.own and not self.is_outdated else AppliedLimits(tuple(one.limit for one in stored))
+        )
         self._overrides = {key: one.amount for key, one in (await overrides(connection)).items()}
+
+    def drop(self, own: AppliedLimits | None) -> None:
+        """Forget what a transaction that was rolled back left; these are this process's own limits still."""
+        self.own = own
+        self.forget()
 
     def forget(self) -> None:
         """Forget all but reservations: after anything went wrong, or when there is too much to remember."""

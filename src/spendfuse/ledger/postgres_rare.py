@@ -7,7 +7,7 @@ import json
 from typing import assert_never
 
 from spendfuse.core.errors import LedgerError
-from spendfuse.ledger.applied import wrong_subject
+from spendfuse.ledger.applied import WITHOUT_LIMITS, wrong_subject
 from spendfuse.ledger.operations import (
     AddKey,
     ApplyLimits,
@@ -20,7 +20,7 @@ from spendfuse.ledger.operations import (
 )
 from spendfuse.ledger.postgres_books import PostgresBooks
 from spendfuse.ledger.postgres_connection import PostgresConnection
-from spendfuse.ledger.postgres_limits import set_amount
+from spendfuse.ledger.postgres_limits import apply_limits, set_amount
 from spendfuse.ledger.postgres_upkeep import keep_up, repair
 from spendfuse.ledger.statements import sql
 from spendfuse.ledger.store import KeyRecord, Topic
@@ -62,7 +62,12 @@ async def run_rare(
 async def _apply(
     connection: PostgresConnection, books: PostgresBooks, operation: ApplyLimits, now_ms: int
 ) -> LedgerError | None:
-    raise NotImplementedError
+    if books.own is None:
+        return WITHOUT_LIMITS
+    await apply_limits(connection, operation.applied, now_ms)
+    books.own = operation.applied
+    await books.reload(connection)
+    return None
 
 
 async def _set_amount(

@@ -117,6 +117,7 @@ class PostgresWriter:
             is_in_doubt = True
             await connection.commit()
             is_in_doubt = False
+            self._applied = self._books.own
             for batch in batches:
                 batch.remember()
             self._doubtful.clear()
@@ -160,7 +161,7 @@ class PostgresWriter:
 
     def disconnect(self) -> None:
         """Drop the connection, whatever is under way; the next verb makes a new one."""
-        self._books.forget()
+        self._books.drop(self._applied)
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None
@@ -190,7 +191,7 @@ class PostgresWriter:
         raise AssertionError("unreachable")
 
     async def _roll_back(self) -> None:
-        self._books.forget()
+        self._books.drop(self._applied)
         if self._connection is not None and not self._connection.is_closed:
             try:
                 await self._connection.run("ROLLBACK")

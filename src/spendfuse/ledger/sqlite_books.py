@@ -56,7 +56,8 @@ class Books:
 
     def __init__(self, connection: sqlite3.Connection, own: AppliedLimits | None) -> None:
         self._connection = connection
-        self._own = own
+        self.own = own
+        """The limits of this process, those included that the transaction under way applies; None without any."""
         self._data_version = -1
         self._limits_revision = -1
         self._seen_at = 0
@@ -95,17 +96,16 @@ class Books:
     def reload_limits(self) -> None:
         """Read limits and overrides again, after a change of them."""
         (self._limits_revision,) = self._connection.execute(_SELECT_REVISION, ("limits",)).fetchone()
-        self.is_outdated = self._own is not None and newest_hash(self._connection) != self._own.hash
+        self.is_outdated = self.own is not None and newest_hash(self._connection) != self.own.hash
         stored = limits_in_force(self._connection)
         self._stored = {one.limit.identity: one for one in stored}
-        self._limits = (
-            self._own if self._own and not self.is_outdated else AppliedLimits(tuple(s.limit for s in stored))
-        )
+        self._limits = self.own if self.own and not self.is_outdated else AppliedLimits(tuple(s.limit for s in stored))
         self._overrides = {key: one.amount for key, one in overrides(self._connection).items()}
         self._forget_rows()
 
-    def drop(self) -> None:
-        """Forget everything, after a rollback."""
+    def drop(self, own: AppliedLimits | None) -> None:
+        """Forget everything, after a rollback; these are this process's own limits still."""
+        self.own = own
         self._data_version = self._limits_revision = -1
         self._dirty = _Dirty()
         self.open.clear()

@@ -111,10 +111,12 @@ class SqliteWriter:
             raise LedgerClosed("the store has been closed")
         try:
             with store_errors(), self._lock, transaction(self._connection):
-                return self._run(operations)
+                outcomes = self._run(operations)
         except BaseException:
-            self._books.drop()
+            self._books.drop(self._applied)
             raise
+        self._applied = self._books.own
+        return outcomes
 
     def close(self) -> None:
         """End this owner, expire what it holds and release the store, all under the lock.
@@ -233,7 +235,14 @@ class SqliteWriter:
         return None
 
     def _apply(self, batch: SqliteBatch, operation: ApplyLimits, now_ms: int) -> LedgerError | None:
-        raise NotImplementedError
+        if not self.owner_id:
+            return WITHOUT_LIMITS
+        # The fold by which a limit opens is that of what is stored.
+        batch.write()
+        apply_limits(self._connection, operation.applied, now_ms)
+        self._books.own = operation.applied
+        self._books.reload_limits()
+        return None
 
     def _add_key(self, operation: AddKey, now_ms: int) -> LedgerError | None:
         key = operation.record
