@@ -4,8 +4,8 @@ No balance is stored: whenever one is needed, the entries and open reservations 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from spendfuse.core.decisions import Balance, RateState
 from spendfuse.core.labels import FLEETING_LABELS, Labels, Subject
@@ -17,6 +17,7 @@ from spendfuse.ledger.applied import AppliedLimits, window_of
 from spendfuse.ledger.definitions import Override
 from spendfuse.ledger.endings import Ending, settled_by
 from spendfuse.ledger.lines import balance_line, rate_line
+from spendfuse.ledger.spent import SpentLine, SpentNote, spent_window
 from spendfuse.ledger.store import BalanceLine, KeyRecord, RefusalCount, SpendRow, TargetOverrun, Topic
 
 
@@ -51,6 +52,8 @@ class MemoryStore:
     revisions: Counter[Topic] = field(default_factory=Counter[Topic])
     owners: set[int] = field(default_factory=set[int])
     owners_ever: int = 0
+    spent: dict[tuple[str, str, int], SpentLine] = field(default_factory=dict[tuple[str, str, int], SpentLine])
+    """By a limit's identity, subject and window."""
 
     def apply(self, limits: AppliedLimits, now_ms: int) -> None:
         """Make these limits the ones that rule."""
@@ -63,6 +66,36 @@ class MemoryStore:
         for limit in limits.limits:
             if limit.identity not in before:
                 self.seen.update((limit.each, subject) for subject in self._known_subjects(limit, now_ms))
+        self.end_raised_spent()
+
+    def note_spent(self, notes: Iterable[SpentNote], now_ms: int) -> bool:
+        """See `Ledger.note_spent`."""
+        known, limits = len(self.spent), {limit.name: limit for limit in self.limits.limits}
+        for note in notes:
+            limit = limits.get(note.limit_name)
+            window = limit and spent_window(note, limit, self._amount(limit, note.subject), now_ms)
+            if limit and window:
+                key = (limit.identity, note.subject, window.number)
+                self.spent.setdefault(key, SpentLine(limit, note.subject, note.amount, now_ms, window.ends_at_ms))
+        return len(self.spent) > known
+
+    def spent_now(self, now_ms: int) -> Sequence[SpentLine]:
+        """See `Ledger.spent`."""
+        return [
+            replace(line, limit=limit)
+            for limit in self.limits.limits
+            for (identity, _, _), line in sorted(self.spent.items())
+            if identity == limit.identity and (line.ends_at_ms is None or line.ends_at_ms > now_ms)
+        ]
+
+    def end_raised_spent(self) -> None:
+        """What is no longer in force, or has another amount than the one that was spent, is not spent."""
+        limits = {limit.identity: limit for limit in self.limits.limits}
+        for key, line in list(self.spent.items()):
+            limit = limits.get(key[0])
+            if limit is None or self._amount(limit, line.subject) > line.amount:
+                del self.spent[key]
+                self.revisions[Topic.SPENT] += 1
 
     def balance(self, limit: Limit, subject: str, at_ms: int) -> Balance:
         """A balance in the window of an instant."""

@@ -13,6 +13,7 @@ from spendfuse.core.errors import LedgerError
 from spendfuse.core.quotes import Quote
 from spendfuse.core.reservations import Charge, Entry, ReservationId
 from spendfuse.ledger.applied import AppliedLimits
+from spendfuse.ledger.spent import NoteSpent, SpentLine
 from spendfuse.ledger.store import (
     BalanceLine,
     Demand,
@@ -153,6 +154,7 @@ Operation = (
     | ClearOverrun
     | Upkeep
     | Repair
+    | NoteSpent
 )
 Outcome = Admitted | Refused | Entry | tuple[Entry, ...] | tuple[Mismatch, ...] | bool | LedgerError | None
 """What became of one operation. An error is a value here: it is that of one operation, not of its batch."""
@@ -193,6 +195,10 @@ class Engine(Protocol):
 
     async def overruns(self) -> Sequence[TargetOverrun]:
         """See `Ledger.overruns`."""
+        ...
+
+    async def spent(self) -> Sequence[SpentLine]:
+        """See `Ledger.spent`."""
         ...
 
     async def revisions(self) -> Mapping[Topic, int]:

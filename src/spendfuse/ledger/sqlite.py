@@ -13,6 +13,7 @@ from spendfuse.core.limits import Limit
 from spendfuse.ledger.applied import AppliedLimits
 from spendfuse.ledger.batching import STORE_TIMEOUT_S
 from spendfuse.ledger.operations import Operation, Outcome
+from spendfuse.ledger.spent import SpentLine
 from spendfuse.ledger.sqlite_reader import SqliteReader
 from spendfuse.ledger.sqlite_writer import SqliteWriter
 from spendfuse.ledger.store import BalanceLine, KeyRecord, Ledger, Mismatch, SpendRow, TargetOverrun, Topic
@@ -95,6 +96,10 @@ class SqliteEngine:
     async def overruns(self) -> Sequence[TargetOverrun]:
         """See `Engine`."""
         return await self._reading.submit(self._reader.overruns)
+
+    async def spent(self) -> Sequence[SpentLine]:
+        """See `Engine`."""
+        return await self._reading.submit(self._reader.spent)
 
     async def revisions(self) -> Mapping[Topic, int]:
         """See `Engine`."""
