@@ -14,6 +14,7 @@ from spendfuse.core.quotes import Amounts
 from spendfuse.core.reservations import ReservationId
 from spendfuse.core.windows import NS_PER_MS, Window
 from spendfuse.ledger.applied import AppliedLimits, window_of
+from spendfuse.ledger.breakers import BreakerChange, BreakerLine, CountRow, Key
 from spendfuse.ledger.definitions import Override
 from spendfuse.ledger.endings import Ending, settled_by
 from spendfuse.ledger.lines import balance_line, rate_line
@@ -54,6 +55,9 @@ class MemoryStore:
     owners_ever: int = 0
     spent: dict[tuple[str, str, int], SpentLine] = field(default_factory=dict[tuple[str, str, int], SpentLine])
     """By a limit's identity, subject and window."""
+    breaker_lines: dict[Key, BreakerLine] = field(default_factory=dict[Key, BreakerLine])
+    breaker_rows: list[CountRow] = field(default_factory=list[CountRow])
+    breaker_changes: list[BreakerChange] = field(default_factory=list[BreakerChange])
 
     def apply(self, limits: AppliedLimits, now_ms: int) -> None:
         """Make these limits the ones that rule."""

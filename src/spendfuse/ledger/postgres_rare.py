@@ -8,6 +8,8 @@ from typing import assert_never
 
 from spendfuse.core.errors import LedgerError
 from spendfuse.ledger.applied import WITHOUT_LIMITS, wrong_subject
+from spendfuse.ledger.breakers import BreakerOperation
+from spendfuse.ledger.breaking import run_breakers
 from spendfuse.ledger.operations import (
     AddKey,
     ApplyLimits,
@@ -19,6 +21,7 @@ from spendfuse.ledger.operations import (
     Upkeep,
 )
 from spendfuse.ledger.postgres_books import PostgresBooks
+from spendfuse.ledger.postgres_breakers import PostgresBreakers
 from spendfuse.ledger.postgres_connection import PostgresConnection
 from spendfuse.ledger.postgres_limits import apply_limits, set_amount
 from spendfuse.ledger.postgres_spent import note_spent
@@ -27,7 +30,9 @@ from spendfuse.ledger.spent import NoteSpent
 from spendfuse.ledger.statements import sql
 from spendfuse.ledger.store import KeyRecord, Topic
 
-RareOperation = SetAmount | ApplyLimits | AddKey | RevokeKey | ClearOverrun | Upkeep | Repair | NoteSpent
+RareOperation = (
+    SetAmount | ApplyLimits | AddKey | RevokeKey | ClearOverrun | Upkeep | Repair | NoteSpent | BreakerOperation
+)
 
 _SELECT_TAKEN_KEYS = sql("postgres", "select_taken_keys")
 _INSERT_KEY = sql("postgres", "insert_key")
@@ -40,6 +45,8 @@ async def run_rare(
     connection: PostgresConnection, books: PostgresBooks, operation: RareOperation, *, now_ms: int, is_repeated: bool
 ) -> Outcome:
     """Run one of them. `is_repeated` when a commit of it was tried before, with unknown success."""
+    if isinstance(operation, BreakerOperation):
+        return await run_breakers(PostgresBreakers(connection), operation, now_ms, is_repeated=is_repeated)
     match operation:
         case SetAmount():
             return await _set_amount(connection, books, operation, now_ms)

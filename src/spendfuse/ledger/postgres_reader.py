@@ -6,11 +6,13 @@ connection is made when the first of them is asked for: a process that never rep
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
 from spendfuse.clock import Clock
+from spendfuse.core.breakers import Breaker, Counts
 from spendfuse.core.windows import NS_PER_MS, Window
 from spendfuse.ledger.applied import window_of
+from spendfuse.ledger.baselines import Spent, baseline_of, baseline_spans, spent_of
 from spendfuse.ledger.definitions import Override, StoredLimit
 from spendfuse.ledger.folding import SumRow, mismatches, spend_parts, spend_rows
 from spendfuse.ledger.lines import always_shown, balance_line, rate_line
@@ -77,6 +79,16 @@ class PostgresReader:
                 statement = _FOLD_SPEND if part.is_rollup else _FOLD_ENTRIES
                 rows += await connection.rows(statement, part.from_ms, part.until_ms)  # type: ignore[arg-type]
             return spend_rows(label, rows, await label_sets(connection))
+
+    async def baseline(self, breaker: Breaker) -> dict[str, Counts]:
+        """See `BreakerLedger.baseline`."""
+        async with self._snapshot() as connection:
+            now_ns = await connection.only(_SELECT_CLOCK) if self._clock is None else self._clock.now_ns()
+            labels, spans = await label_sets(connection), list[Iterable[Spent]]()
+            for from_ms, until_ms in baseline_spans(breaker, now_ns // NS_PER_MS):
+                rows = await connection.rows(_FOLD_SPEND, from_ms, until_ms)
+                spans.append(spent_of(rows, labels))  # type: ignore[arg-type]
+            return baseline_of(breaker, spans, now_ns // NS_PER_MS)
 
     @contextlib.asynccontextmanager
     async def _snapshot(self) -> AsyncGenerator[PostgresConnection]:

@@ -21,6 +21,7 @@ from spendfuse.core.reservations import ReservationId
 from spendfuse.core.subjects import hour_of
 from spendfuse.core.windows import MS_PER_S, NS_PER_MS
 from spendfuse.ledger.applied import WITHOUT_LIMITS, AppliedLimits
+from spendfuse.ledger.breakers import BreakerChange, BreakerStates
 from spendfuse.ledger.operations import (
     CountRefusals,
     ExpireDue,
@@ -34,6 +35,7 @@ from spendfuse.ledger.operations import (
 )
 from spendfuse.ledger.postgres_batch import Locking, PostgresBatch
 from spendfuse.ledger.postgres_books import PostgresBooks
+from spendfuse.ledger.postgres_breakers import breaker_changes, breaker_states
 from spendfuse.ledger.postgres_connection import ConnectionLost, PostgresConnection, StartAgain
 from spendfuse.ledger.postgres_limits import apply_limits, lock_store
 from spendfuse.ledger.postgres_rare import RareOperation, run_rare
@@ -144,6 +146,18 @@ class PostgresWriter:
             return await spent_now(connection, await self._read_time(connection) // NS_PER_MS)
 
         return await self._again_and_again(read)
+
+    async def breakers(self) -> BreakerStates:
+        """See `BreakerLedger.breakers`."""
+
+        async def read(connection: PostgresConnection) -> BreakerStates:
+            return await breaker_states(connection, await self._read_time(connection) // NS_PER_MS)
+
+        return await self._again_and_again(read)
+
+    async def breaker_changes(self, *, after: int, newest: int | None) -> list[BreakerChange]:
+        """See `BreakerLedger.breaker_changes`."""
+        return await self._again_and_again(lambda connection: breaker_changes(connection, after=after, newest=newest))
 
     async def revisions(self) -> dict[Topic, int]:
         """See `Ledger.revisions`."""

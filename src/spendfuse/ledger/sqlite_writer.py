@@ -15,6 +15,8 @@ from spendfuse.core.reservations import Entry
 from spendfuse.core.subjects import hour_of
 from spendfuse.core.windows import NS_PER_MS
 from spendfuse.ledger.applied import WITHOUT_LIMITS, AppliedLimits, wrong_subject
+from spendfuse.ledger.breakers import BreakerOperation
+from spendfuse.ledger.breaking import run_breakers, run_now
 from spendfuse.ledger.operations import (
     AddKey,
     ApplyLimits,
@@ -37,6 +39,7 @@ from spendfuse.ledger.operations import (
 from spendfuse.ledger.spent import NoteSpent
 from spendfuse.ledger.sqlite_batch import SqliteBatch
 from spendfuse.ledger.sqlite_books import Books
+from spendfuse.ledger.sqlite_breakers import SqliteBreakers
 from spendfuse.ledger.sqlite_file import (
     FileLock,
     OwnerFiles,
@@ -160,6 +163,8 @@ class SqliteWriter:
         return outcomes
 
     def _execute(self, batch: SqliteBatch, operation: Operation, now_ms: int) -> Outcome:
+        if isinstance(operation, BreakerOperation):
+            return run_now(run_breakers(SqliteBreakers(self._connection), operation, now_ms))
         match operation:
             case Reserve():
                 return batch.reserve(operation) if self.owner_id else WITHOUT_LIMITS

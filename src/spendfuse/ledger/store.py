@@ -18,6 +18,7 @@ from spendfuse.core.limits import Limit
 from spendfuse.core.quotes import Amounts, CapRange, Quote
 from spendfuse.core.reservations import Charge, Entry, ReservationId
 from spendfuse.core.subjects import NEW_SUBJECTS_PER_HOUR
+from spendfuse.ledger.breakers import BreakerLedger
 from spendfuse.ledger.spent import SpentLine, SpentNote
 
 
@@ -168,7 +169,7 @@ class Topic(StrEnum):
     BREAKERS = "breakers"
 
 
-class Ledger(Protocol):
+class Ledger(BreakerLedger, Protocol):
     """Balances, reservations and entries behind one atomic interface."""
 
     @property

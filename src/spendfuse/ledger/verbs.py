@@ -10,7 +10,8 @@ from spendfuse.core.limits import Limit
 from spendfuse.core.quotes import Quote
 from spendfuse.core.reservations import Charge, Entry, ReservationId
 from spendfuse.ledger.applied import AppliedLimits
-from spendfuse.ledger.batching import STORE_TIMEOUT_S, Batching
+from spendfuse.ledger.batching import STORE_TIMEOUT_S
+from spendfuse.ledger.breaker_verbs import BreakerVerbs
 from spendfuse.ledger.operations import (
     AddKey,
     ApplyLimits,
@@ -44,7 +45,7 @@ RELOAD_WAIT_S = 1.0
 """So long after another process has applied newer limits, reserves wait for this one to do so too."""
 
 
-class BatchingLedger(Batching):
+class BatchingLedger(BreakerVerbs):
     """A `Ledger` over an engine. Bound to the event loop in which it was made; `start` must be called once."""
 
     def __init__(self, engine: Engine, *, timeout_s: float = STORE_TIMEOUT_S) -> None:
