@@ -98,13 +98,20 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
         keyring = Keyring(config.keys, ledger, new_subjects_per_hour=config.new_subjects_per_hour)
         follower = Follower(
             ledger,
-            {Topic.KEYS: keyring.load, Topic.OVERRUNS: gate.overruns.load, Topic.SPENT: gate.spent.forget},
+            {
+                Topic.KEYS: keyring.load,
+                Topic.OVERRUNS: gate.overruns.load,
+                Topic.BREAKERS: gate.breakers.load,
+                Topic.SPENT: gate.spent_changed,
+            },
         )
         await follower.refresh()
         keeper = Keeper(ledger)
         keeper.start()
         stack.push_async_callback(keeper.stop)
-        await stack.enter_async_context(_running(follower.run(), gate.refusals.run(), gate.spent.run()))
+        await stack.enter_async_context(
+            _running(follower.run(), gate.refusals.run(), gate.spent.run(), gate.breakers.run())
+        )
         yield App(
             gate=gate,
             keyring=keyring,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
+from spendfuse.config.building_breakers import build_breakers
 from spendfuse.config.problems import Problems, closest
 from spendfuse.config.schema import (
     Document,
@@ -90,6 +91,7 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
         for name, section in document.limits.items()
         if "alert_at" in section.model_fields_set
     ]
+    breakers = build_breakers(document, limits, problems)
     _check_deadline(document, problems)
     problems.raise_any()
     assert store is not None
@@ -111,6 +113,7 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
         models=MappingProxyType(models),
         keys=keys,
         limits=limits,
+        breakers=breakers,
         betas=tuple(document.betas),
         warnings=tuple(warnings),
     )

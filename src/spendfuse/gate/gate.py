@@ -1,6 +1,6 @@
 """The gate: the whole way of a call, from parsed bytes to an ended reservation.
 
-    parse -> route -> labels -> carry -> quote -> reserve (wait, fit) -> attempt -> relay -> settle or void
+    parse -> route -> labels -> breakers -> carry -> quote -> reserve (wait, fit) -> attempt -> relay -> settle or void
 
 Failure policy: closed. What can't be priced, bounded, attributed or reserved is refused, and a store that is away
 refuses every call. One owner at a time has to end a reservation: `_admit` hands it to the attempt, which ends it on
@@ -20,9 +20,11 @@ from spendfuse.core.errors import LedgerUnavailable, ReservationUnknown
 from spendfuse.core.labels import Labels
 from spendfuse.core.limits import Limit, RouteTo
 from spendfuse.core.refusals import UNAVAILABLE_RETRY_S, Code, Deny, deny_refused
-from spendfuse.core.reservations import CallId, CallIds, ReservationId, call_text, reservation_of
+from spendfuse.core.reservations import ATTEMPTS_MAX, CallId, CallIds, ReservationId, call_text, reservation_of
 from spendfuse.core.windows import NS_PER_MS
 from spendfuse.gate.attribution import Attribution
+from spendfuse.gate.breaker_states import Probing
+from spendfuse.gate.breakers import Breakers
 from spendfuse.gate.counting import ProviderCounts
 from spendfuse.gate.endings import Held
 from spendfuse.gate.estimates import Estimate, Estimator
@@ -34,6 +36,7 @@ from spendfuse.gate.requests import Caller, Downstream, Request
 from spendfuse.gate.reservations import Endings, OpenReservation
 from spendfuse.gate.routes import Rotation, Route, Routes
 from spendfuse.gate.spent import SpentLimits
+from spendfuse.gate.watches import AttemptWatch
 from spendfuse.ledger.store import Demand, Ledger
 from spendfuse.upstream.client import UpstreamClient
 from spendfuse.wire.dialect import Answer, Exchange
@@ -46,14 +49,15 @@ CAP_HEADER = "x-spendfuse-max-tokens"
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """An admitted call: how it is carried out, the estimate it was admitted by, its open reservation, and the cap to
-    send (None: send none).
+    """An admitted call: how it is carried out, the estimate it was admitted by, its open reservation, the cap to send
+    (None: send none), and what breakers see of it.
     """
 
     exchange: Exchange
     estimate: Estimate
     reservation: OpenReservation
     cap: int | None
+    watch: AttemptWatch
 
     @property
     def route(self) -> Route:
@@ -97,7 +101,8 @@ class Gate:
         self._attribution = Attribution(config.limits)
         self.endings = Endings(ledger)
         self.refusals = RefusalCounts(ledger)
-        self.spent = SpentLimits(ledger)
+        self.breakers = Breakers(config.breakers, ledger, clock)
+        self.spent = SpentLimits(ledger, self.breakers.limits_spent)
 
     async def serve(self, request: Request, down: Downstream) -> None:
         """Serve one request. Cancel it when the client leaves: its reservation then is ended in the background."""
@@ -111,7 +116,7 @@ class Gate:
         call = request.dialect.parse(request.body, request.headers)
         if isinstance(call, Deny):
             return call
-        admission = await self._admit(request, call, reservation_of(call_id, 1))
+        admission = await self._admit(request, call, call_id)
         if isinstance(admission, Deny):
             return admission
         attempt = self._attempt(admission, down, call_text(call_id), client_cap=call.cap)
@@ -122,6 +127,7 @@ class Gate:
         except Exception:
             # A defect of ours; nothing has been sent.
             admission.reservation.void()
+            admission.watch.left()
             raise
         if call.stream or not admission.route.finishes_abandoned:
             return await attempt.run(upstream)
@@ -130,12 +136,12 @@ class Gate:
         finishing.add_done_callback(self._finishing.discard)
         return await asyncio.shield(finishing)
 
-    async def _admit(self, request: Request, call: Call, reservation_id: ReservationId) -> Admission | Deny:
-        """Reserve a call's quote on all limits that cover it, at its route or at those that its limits lead to."""
+    async def _admit(self, request: Request, call: Call, call_id: CallId) -> Admission | Deny:
+        """Reserve a call's quote on all limits that cover it, at its route or where limits and breakers lead to."""
         rotation = self._routes.get(call.model)
         if isinstance(rotation, Deny):
             return rotation
-        routes, tried = rotation.turn(), {call.model}
+        routes, tried, attempt = rotation.turn(), {call.model}, 1
         while True:
             passage = self._passage(routes, request, call)
             if isinstance(passage, Deny):
@@ -144,10 +150,16 @@ class Gate:
             if isinstance(labels, Deny):
                 self.refusals.count(labels, request.caller.labels)
                 return labels
-            admission = await self._admit_at(passage, request, labels, reservation_id)
+            reservation_id = reservation_of(call_id, attempt)
+            admission = await self._admit_past_breakers(passage, request, labels, reservation_id)
             if isinstance(admission, Admission):
                 return admission
-            elsewhere = self._routes_instead(admission.reasons, passage.others, tried)
+            if admission.code is Code.BREAKER_OPEN:
+                # Its reservation may have been made and voided; another one needs a number of its own.
+                elsewhere = passage.others if attempt < ATTEMPTS_MAX else ()
+                attempt += 1
+            else:
+                elsewhere = self._routes_instead(admission.reasons, passage.others, tried)
             if not elsewhere:
                 self.refusals.count(admission, labels)
                 return admission
@@ -185,8 +197,20 @@ class Gate:
                     return rotation.turn()
         return ()
 
-    async def _admit_at(
+    async def _admit_past_breakers(
         self, passage: _Passage, request: Request, labels: Labels, reservation_id: ReservationId
+    ) -> Admission | Deny:
+        """Reserve at one route, unless a breaker is open that covers the call."""
+        probing = self.breakers.look(labels)
+        if isinstance(probing, Deny):
+            return probing
+        if not probing:
+            return await self._admit_at(passage, request, labels, reservation_id, probing)
+        with self.breakers.copy.asking(probing):
+            return await self._admit_at(passage, request, labels, reservation_id, probing)
+
+    async def _admit_at(
+        self, passage: _Passage, request: Request, labels: Labels, reservation_id: ReservationId, probing: Probing
     ) -> Admission | Deny:
         """Reserve at one route: by bytes if they fit, else by tokens if those can be counted; wait; fit; or refuse."""
         counts = self._counts.of(passage.call, passage.exchange, passage.route, request.headers)
@@ -206,7 +230,27 @@ class Gate:
             return deny_refused(verdict, self._clock.now_ns() // NS_PER_MS)
         self.refusals.count_shadow(verdict.would_refuse, labels)
         reservation = self.endings.opened(reservation_id, Held(estimate.quoted.quote, verdict.cap))
-        return Admission(passage.exchange, estimate, reservation, verdict.cap if estimate.sends_cap else None)
+        watch = await self._watched(reservation, labels, probing, is_stream=passage.call.stream)
+        if isinstance(watch, Deny):
+            return watch
+        return Admission(passage.exchange, estimate, reservation, verdict.cap if estimate.sends_cap else None, watch)
+
+    async def _watched(
+        self, reservation: OpenReservation, labels: Labels, probing: Probing, *, is_stream: bool
+    ) -> AttemptWatch | Deny:
+        """What breakers will see of an attempt; or, its reservation voided, why it may not go: one may have opened
+        while it waited for room, or another call is the probe.
+        """
+        try:
+            watch = await self.breakers.admit(labels, probing, reservation.id, is_stream=is_stream)
+        except BaseException:
+            reservation.void()
+            raise
+        if isinstance(watch, Deny):
+            reservation.void()
+        elif self.breakers.wants_charges:
+            reservation.on_charge = watch.charged
+        return watch
 
     async def _reserve(self, estimate: Estimate, caller: Caller, reservation_id: ReservationId) -> Admitted | Refused:
         demand = Demand(
@@ -235,7 +279,13 @@ class Gate:
             headers=tuple(headers),
             deadline_s=self._config.reservation_deadline_s,
             observe_output=partial(self._estimator.observe, admission.estimate),
+            watch=admission.watch,
         )
+
+    async def spent_changed(self) -> None:
+        """An amount was raised, and what was spent no longer is: for a `Follower` to call."""
+        await self.spent.forget()
+        await self.breakers.limits_spent()
 
     @property
     def needs_peers(self) -> bool:
@@ -263,6 +313,7 @@ class Gate:
         await self.endings.drain(timeout_s)
         await self.refusals.flush()
         await self.spent.flush()
+        await self.breakers.close()
 
 
 def _is_of_target(limit: Limit) -> bool:
