@@ -73,6 +73,7 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
     from spendfuse.gate.routes import Routes, via_of
     from spendfuse.ledger.following import Follower
     from spendfuse.ledger.keeper import Keeper
+    from spendfuse.server.admin import AdminApi
     from spendfuse.server.app import App
     from spendfuse.server.auth import Keyring
     from spendfuse.server.others import others_app
@@ -117,7 +118,7 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
             keyring=keyring,
             dialects=serves.dialects,
             models=config.models,
-            others=others_app(gate.check_ready),
+            others=others_app(gate.check_ready, AdminApi(config, ledger, gate.breakers.learn).routes()),
             peers=Peers(config.trusted_proxies) if gate.needs_peers else None,
             body_bytes_max=config.body_bytes_max,
             via=via_of(config),

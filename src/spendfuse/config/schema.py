@@ -286,6 +286,10 @@ class Document(Section):
     trusted_proxies: Annotated[
         list[Annotated[IPv4Network | IPv6Network, PlainValidator(scalars.network), _TEXT]], BeforeValidator(_listed)
     ] = []
+    admin_key: SecretText | None = None
+    admin_from: Annotated[
+        list[Annotated[IPv4Network | IPv6Network, PlainValidator(scalars.network), _TEXT]], BeforeValidator(_listed)
+    ] = [IPv4Network("127.0.0.0/8"), IPv6Network("::1/128")]
     cut_tail: Milliseconds = 1_000
     on_disconnect: Literal["cancel", "finish"] = "cancel"
     betas: Annotated[list[Text], BeforeValidator(_listed)] = []

@@ -172,6 +172,9 @@ class Config:
     keys: tuple[ConfiguredKey, ...]
     limits: tuple[Limit, ...]
     breakers: tuple[Breaker, ...] = ()
+    admin_key_digest: bytes | None = field(default=None, repr=False)
+    """The SHA-256 of the key to the admin API; without one there is none."""
+    admin_from: tuple[IPv4Network | IPv6Network, ...] = ()
     betas: tuple[str, ...] = ()
     """Values of `anthropic-beta` that pass beside the known ones."""
     serves_snapshots: bool = False

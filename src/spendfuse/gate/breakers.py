@@ -159,6 +159,10 @@ class Breakers:
         """Read how all stand, for a `Follower` to repeat."""
         self._merge(await self._ledger.breakers(), is_whole=True)
 
+    def learn(self, states: BreakerStates) -> None:
+        """What this process has changed in the store by other ways."""
+        self._merge(states)
+
     async def run(self) -> None:
         """Tell the store what there is to tell, until cancelled."""
         async with asyncio.TaskGroup() as tasks:

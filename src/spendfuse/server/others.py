@@ -1,6 +1,6 @@
 """Everything outside `/v1`: health, and a clear 404."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -11,8 +11,10 @@ from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.server.run import ASGIApp
 
 
-def others_app(check_ready: Callable[[], Awaitable[None]]) -> ASGIApp:
-    """The app for health checks. `check_ready` raises `LedgerUnavailable` while calls can't be admitted."""
+def others_app(check_ready: Callable[[], Awaitable[None]], more: Sequence[Route] = ()) -> ASGIApp:
+    """The app for health checks and what is added. `check_ready` raises `LedgerUnavailable` while calls can't be
+    admitted.
+    """
 
     async def live(_: Request) -> JSONResponse:
         return JSONResponse({"status": "live"})
@@ -33,5 +35,5 @@ def others_app(check_ready: Callable[[], Awaitable[None]]) -> ASGIApp:
         )
 
     return Starlette(
-        routes=[Route("/health/live", live), Route("/health/ready", ready)], exception_handlers={404: unknown}
+        routes=[Route("/health/live", live), Route("/health/ready", ready), *more], exception_handlers={404: unknown}
     )
