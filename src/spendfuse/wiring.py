@@ -8,14 +8,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from spendfuse.cli import build
-from spendfuse.cli.factories import Factories
+from spendfuse.cli.factories import Factories, GatewayApp
 from spendfuse.clock import SystemClock
 from spendfuse.config import Config, PostgresStore, SqliteStore, Store
 from spendfuse.core.limits import Limit
 from spendfuse.ledger.sqlite import open_sqlite
 from spendfuse.ledger.sqlite_file import sqlite_has_wal_race
 from spendfuse.ledger.store import Ledger, Topic
-from spendfuse.server.run import ASGIApp
 
 DRAIN_S = 3.0
 """How long the ends of reservations may take once all calls have ended; what is left then is the keeper's."""
@@ -65,64 +64,40 @@ async def open_ledger(config: Config) -> AsyncGenerator[Ledger]:
 
 
 @asynccontextmanager
-async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
+async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
     """The whole gateway of one process, opened in its event loop."""
     # What only a gateway needs is imported only by one: a command starts in half the time.
-    from spendfuse.gate.exchanges import served
-    from spendfuse.gate.gate import Gate
-    from spendfuse.gate.routes import Routes, via_of
+    from spendfuse.gate.shared import Shared
     from spendfuse.ledger.following import Follower
     from spendfuse.ledger.keeper import Keeper
-    from spendfuse.server.admin import AdminApi
-    from spendfuse.server.app import App
     from spendfuse.server.auth import Keyring
-    from spendfuse.server.others import others_app
-    from spendfuse.server.peers import Peers
+    from spendfuse.server.gateway import Gateway
     from spendfuse.upstream.http_client import HttpClient
 
-    clock = SystemClock()
     async with contextlib.AsyncExitStack() as stack:
         ledger = await open_store(config.store, limits=config.limits)
         stack.push_async_callback(ledger.close)
         client = HttpClient()
         stack.push_async_callback(client.close)
-        serves = served(config, clock)
-        gate = Gate(
-            config=config,
-            routes=Routes(config, clock),
-            exchanges=serves.exchanges,
-            ledger=ledger,
-            client=client,
-            clock=clock,
-        )
-        stack.push_async_callback(gate.drain, DRAIN_S)
+        shared = Shared(ledger, client, SystemClock())
+        stack.push_async_callback(shared.drain, DRAIN_S)
         keyring = Keyring(config.keys, ledger, new_subjects_per_hour=config.new_subjects_per_hour)
         follower = Follower(
             ledger,
             {
                 Topic.KEYS: keyring.load,
-                Topic.OVERRUNS: gate.overruns.load,
-                Topic.BREAKERS: gate.breakers.load,
-                Topic.SPENT: gate.spent_changed,
+                Topic.OVERRUNS: shared.overruns.load,
+                Topic.BREAKERS: shared.breakers.load,
+                Topic.SPENT: shared.spent_ended,
             },
         )
         await follower.refresh()
         keeper = Keeper(ledger)
         keeper.start()
         stack.push_async_callback(keeper.stop)
-        await stack.enter_async_context(
-            _running(follower.run(), gate.refusals.run(), gate.spent.run(), gate.breakers.run())
-        )
-        yield App(
-            gate=gate,
-            keyring=keyring,
-            dialects=serves.dialects,
-            models=config.models,
-            others=others_app(gate.check_ready, AdminApi(config, ledger, gate.breakers.learn).routes()),
-            peers=Peers(config.trusted_proxies) if gate.needs_peers else None,
-            body_bytes_max=config.body_bytes_max,
-            via=via_of(config),
-        )
+        background = (follower.run(), shared.refusals.run(), shared.spent.run(), shared.breakers.run())
+        await stack.enter_async_context(_running(*background))
+        yield Gateway(config, shared=shared, keyring=keyring)
 
 
 def warnings_of(config: Config, workers: int) -> list[str]:

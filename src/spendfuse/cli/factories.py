@@ -3,14 +3,13 @@
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from spendfuse.config import Config
 from spendfuse.ledger.store import Ledger
-from spendfuse.server.run import ASGIApp, Message, Receive, Send
+from spendfuse.server.run import Message, Receive, Send
 
 
-@runtime_checkable
 class GatewayApp(Protocol):
     """The ASGI app of a whole gateway, whose config can be changed while it serves."""
 
@@ -29,7 +28,7 @@ class Factories:
     """The store as commands use it: it applies no limits."""
     migrate_store: Callable[[Config], Coroutine[Any, Any, list[str]]]
     """Brings the config's store up to this version; the names of what was applied."""
-    open_app: Callable[[Config], AbstractAsyncContextManager[GatewayApp | ASGIApp]]
+    open_app: Callable[[Config], AbstractAsyncContextManager[GatewayApp]]
     """The whole gateway, opened in the event loop of the process that serves it."""
     warnings: Callable[[Config, int], list[str]]
     """What is worth a warning, beyond the config's own warnings, when so many processes serve."""

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from spendfuse.core.breakers import CLOSED, Breaker, Passage, Phase, State, passage
 from spendfuse.core.labels import Labels
 from spendfuse.core.refusals import Deny, deny_open
-from spendfuse.ledger.breakers import BreakerStates, Key
+from spendfuse.ledger.breakers import BreakerLine, BreakerStates, Key
 
 Probing = tuple[tuple[Breaker, str], ...]
 """The breakers and subjects that a call may become the probe of."""
@@ -15,17 +15,25 @@ Probing = tuple[tuple[Breaker, str], ...]
 class BreakerCopy:
     """How breakers stood when the store was last heard of: by its `Follower`, or by this process's own operations."""
 
-    def __init__(self, breakers: Sequence[Breaker]) -> None:
-        self._breakers = {one.name: one for one in breakers}
-        self._refusing = [one for one in breakers if one.opens]
+    def __init__(self) -> None:
+        self._breakers: dict[str, Breaker] = {}
+        self._refusing: list[Breaker] = []
         self._revision = -1
         self._ahead_ms = 0
+        self._lines: dict[Key, BreakerLine] = {}
+        """All that is not closed, also of breakers that the config does not have."""
         self._states: dict[Key, State] = {}
         self._is_calm = True
         self._asked: set[Key] = set()
         self._closed: dict[Key, tuple[int, int]] = {}
         self.closings = 0
         """Grows whenever a breaker closes: an attempt that knows the same number has begun after all closings."""
+
+    def configure(self, breakers: Sequence[Breaker]) -> None:
+        """Ask these breakers from now on."""
+        self._breakers = {one.name: one for one in breakers}
+        self._refusing = [one for one in breakers if one.opens]
+        self._find_states()
 
     @property
     def not_closed(self) -> list[tuple[Breaker, str, State]]:
@@ -58,22 +66,29 @@ class BreakerCopy:
         self._revision = states.revision
         self._ahead_ms = states.now_ms - now_ms
         if is_whole:
-            self._states = {}
+            self._lines = {}
         closed: list[Key] = []
         for line in states.lines:
             key, state = line.key, line.state
-            if line.breaker not in self._breakers or self._breakers[line.breaker].each != line.each:
-                continue
             if state.phase is not Phase.CLOSED:
-                self._states[key] = state
+                self._lines[key] = line
                 continue
-            self._states.pop(key, None)
+            self._lines.pop(key, None)
             if state.since_ms > self.closed_since_ms(key):
                 self.closings += 1
                 self._closed[key] = (state.since_ms, self.closings)
                 closed.append(key)
-        self._is_calm = not any(self._breakers[name].opens for name, _ in self._states)
+        self._find_states()
         return closed
+
+    def _find_states(self) -> None:
+        # One that is told apart by other labels now is another breaker.
+        self._states = {
+            key: line.state
+            for key, line in self._lines.items()
+            if line.breaker in self._breakers and self._breakers[line.breaker].each == line.each
+        }
+        self._is_calm = not any(self._breakers[name].opens for name, _ in self._states)
 
     def look(self, labels: Labels, now_ms: int, *, asks: Probing = ()) -> Deny | Probing:
         """Why a call may not go; or what it would be the probe of, mostly nothing.

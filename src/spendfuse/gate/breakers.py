@@ -39,24 +39,38 @@ BASELINE_S = 300.0
 
 
 class Breakers:
-    """The breakers of one config, in this process."""
+    """The breakers of this process: none before `configure`."""
 
-    def __init__(self, breakers: Sequence[Breaker], ledger: Ledger, clock: Clock) -> None:
-        self._breakers = (*breakers, PAUSE) if any(isinstance(one.trigger, ErrorRate) for one in breakers) else breakers
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
         self._ledger = ledger
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self.copy = BreakerCopy(self._breakers)
-        self._tallies = Tallies(self._breakers, self.copy)
-        self._of_limits = [one for one in self._breakers if isinstance(one.trigger, Spent)]
-        self._with_baseline = [one for one in self._breakers if _has_baseline(one)]
+        self._breakers: Sequence[Breaker] = ()
+        self.copy = BreakerCopy()
+        self._tallies = Tallies(self.copy)
+        self._of_limits: Sequence[Breaker] = ()
+        self._with_baseline: Sequence[Breaker] = ()
+        self._must_read_baselines = asyncio.Event()
         self._baselines: dict[Key, Counts] = {}
         self._untold: list[partial[Awaitable[BreakerStates]]] = []
         self._probes: dict[int, list[tuple[Breaker, str]]] = {}
         self._taking: set[asyncio.Task[BreakerStates]] = set()
         self._work = asyncio.Event()
-        self._must_follow_spent = bool(self._of_limits)
+        self._must_follow_spent = False
         self._urgent_at_s = self._judge_at_s = self._renew_at_s = 0.0
+
+    def configure(self, breakers: Sequence[Breaker]) -> None:
+        """Have these breakers, of a config that takes the place of another. What the store knows of them holds on."""
+        if any(isinstance(one.trigger, ErrorRate) for one in breakers):
+            breakers = (*breakers, PAUSE)
+        self._breakers = breakers
+        self.copy.configure(breakers)
+        self._tallies.configure(breakers)
+        self._of_limits = [one for one in breakers if isinstance(one.trigger, Spent)]
+        self._with_baseline = [one for one in breakers if _has_baseline(one)]
+        self._must_read_baselines.set()
+        # A limit may be spent already, or no longer.
+        self.limits_spent()
 
     @property
     def wants_charges(self) -> bool:
@@ -149,7 +163,7 @@ class Breakers:
             why = f"the provider answered 429 and asked to come again in {-(-ms // MS_PER_S)} s"
             self._tell(partial(self._ledger.pause_target, target, ms=ms, why=why))
 
-    async def limits_spent(self, names: Collection[str] | None = None) -> None:
+    def limits_spent(self, names: Collection[str] | None = None) -> None:
         """Limits have become spent, or (None) are so no longer."""
         if self._of_limits and (names is None or any(_limit_of(one) in names for one in self._of_limits)):
             self._must_follow_spent = True
@@ -167,8 +181,7 @@ class Breakers:
         """Tell the store what there is to tell, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._flush_often())
-            if self._with_baseline:
-                tasks.create_task(self._read_baselines())
+            tasks.create_task(self._read_baselines())
 
     async def flush(self) -> None:
         """Tell the store all that is untold, and ask it to judge what is due.
@@ -269,6 +282,7 @@ class Breakers:
 
     async def _read_baselines(self) -> None:
         while True:
+            self._must_read_baselines.clear()
             for breaker in self._with_baseline:
                 try:
                     usual = await self._ledger.baseline(breaker)
@@ -279,7 +293,9 @@ class Breakers:
                     continue
                 self._baselines = {key: one for key, one in self._baselines.items() if key[0] != breaker.name}
                 self._baselines.update({(breaker.name, subject): counts for subject, counts in usual.items()})
-            await asyncio.sleep(BASELINE_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BASELINE_S):
+                    await self._must_read_baselines.wait()
 
 
 def _limit_of(breaker: Breaker) -> str:

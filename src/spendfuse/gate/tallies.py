@@ -38,11 +38,16 @@ class _Tally:
 class Tallies:
     """Counts by breaker and subject. On the way of every call: one subject for all breakers with the same labels."""
 
-    def __init__(self, breakers: Iterable[Breaker], copy: BreakerCopy) -> None:
+    def __init__(self, copy: BreakerCopy) -> None:
         self._copy = copy
+        self._of_attempts: list[list[Breaker]] = []
+        self._of_charges: list[list[Breaker]] = []
+        self._tallies: dict[Key, _Tally] = {}
+
+    def configure(self, breakers: Sequence[Breaker]) -> None:
+        """Count for these breakers from now on."""
         self._of_attempts = _grouped([one for one in breakers if isinstance(one.trigger, ErrorRate | MeanLatency)])
         self._of_charges = _grouped([one for one in breakers if isinstance(one.trigger, Burn | Drift)])
-        self._tallies: dict[Key, _Tally] = {}
 
     @property
     def wants_charges(self) -> bool:
