@@ -298,7 +298,6 @@ limits:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("breakers: {}", "breakers: is not supported yet by this version"),
         ("alerts: {}", "alerts: is not supported yet by this version"),
         ("store: postgresql://u:p@h/", "store: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE"),
         ("store: postgresql://u:p@h:port/db", "store: expected postgresql://"),

@@ -37,7 +37,5 @@ def gateways(config: str, dsn: str, folder: Path, *, count: int, workers: int = 
     """Gateways of one config on one database; nothing is changed in it but its store."""
     config = config.replace("sqlite:///spendfuse.db", dsn)
     with contextlib.ExitStack() as stack:
-        yield [
-            stack.enter_context(running_gateway(config, folder / str(number), workers=workers))
-            for number in range(count)
-        ]
+        folders = [folder / str(number) for number in range(count)]
+        yield [stack.enter_context(running_gateway(config, one, workers=workers)) for one in folders]

@@ -1,4 +1,4 @@
-"""Breakers of real gateways: a target that fails is left alone by all processes, and gets its calls back when it heals."""
+"""Breakers of real gateways: a target that fails is left alone by all processes, and called again when it heals."""
 
 import asyncio
 import contextlib
@@ -250,7 +250,7 @@ def test_the_admin_api_opens_closes_and_lists_for_who_has_the_key(tmp_path: Path
         # At once, in the process that changed it.
         assert statuses(running, 1) == {503: 1}
         status, told = asyncio.run(_admin(gateway, "GET", "/breakers"))
-        assert [(one["breaker"], one["state"]) for one in told["breakers"]][0] == ("errors", "forced_open")
+        assert (told["breakers"][0]["breaker"], told["breakers"][0]["state"]) == ("errors", "forced_open")
         assert asyncio.run(_admin(gateway, "POST", path, **{"for": [TARGET]}))[0] == 400
         assert asyncio.run(_admin(gateway, "POST", path, **{"for": [], "why": "x"}))[0] == 400
         assert asyncio.run(_admin(gateway, "POST", "/breakers/none/open", why="x"))[0] == 404

@@ -303,7 +303,9 @@ class Document(Section):
     limits: Annotated[dict[Name, LimitSection], BeforeValidator(_filled)] = Field(
         default_factory=dict[str, LimitSection]
     )
-    breakers: Annotated[dict[Name, BreakerSection], BeforeValidator(_filled)] | None = None
+    breakers: Annotated[dict[Name, BreakerSection], BeforeValidator(_filled)] = Field(
+        default_factory=dict[str, BreakerSection]
+    )
 
 
 SECTIONS_LATER = ("alerts",)
