@@ -535,6 +535,7 @@ def test_the_reference_names_every_key() -> None:
         "ModelSection": "`models`",
         "KeySection": "`keys`",
         "LimitSection": "`limits`",
+        "BreakerSection": "`breakers`",
     }
     assert set(titles) == set(sections())
     for section, keys in sections().items():
