@@ -63,7 +63,7 @@ class Gateway:
             keyring=self._keyring,
             dialects=serves.dialects,
             models=config.models,
-            others=others_app(self._shared.check_ready, admin.routes()),
+            others=others_app(lambda: self._shared.ledger.outage, admin.routes()),
             peers=Peers(config.trusted_proxies) if gate.needs_peers else None,
             body_bytes_max=config.body_bytes_max,
             via=via_of(config),
