@@ -78,9 +78,7 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
     """
     store = store_of(document.store, folder, problems)
     providers = _Providers(document, problems).built()
-    for provider in providers.values():
-        if provider.needs_api_key and "api_key" not in document.providers[provider.name].model_fields_set:
-            warnings.append(f"providers.{provider.name}.api_key: is not set")
+    warnings += _without_api_key(document, providers)
     models = _models(document, providers, problems)
     keys = _keys(document, problems)
     limits = tuple([_limit(name, one, document=document, problems=problems) for name, one in document.limits.items()])
@@ -121,6 +119,14 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
         betas=tuple(document.betas),
         warnings=tuple(warnings),
     )
+
+
+def _without_api_key(document: Document, providers: dict[str, Provider]) -> list[str]:
+    return [
+        f"providers.{name}.api_key: is not set"
+        for name, provider in providers.items()
+        if provider.needs_api_key and "api_key" not in document.providers[name].model_fields_set
+    ]
 
 
 def _admin_key_digest(document: Document, problems: Problems) -> bytes | None:
