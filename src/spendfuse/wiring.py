@@ -89,7 +89,15 @@ async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
         shared = Shared(ledger, spool, client, SystemClock())
         stack.push_async_callback(shared.drain, DRAIN_S)
         keyring = Keyring(config.keys, ledger, new_subjects_per_hour=config.new_subjects_per_hour)
-        follower = Follower(ledger, {Topic.KEYS: keyring.load, Topic.OVERRUNS: shared.overruns.load})
+        follower = Follower(
+            ledger,
+            {
+                Topic.KEYS: keyring.load,
+                Topic.OVERRUNS: shared.overruns.load,
+                Topic.BREAKERS: shared.breakers.load,
+                Topic.SPENT: shared.spent_ended,
+            },
+        )
         await follower.refresh()
         keeper = Keeper(ledger)
         keeper.start()
@@ -97,7 +105,8 @@ async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
         caretaker = Caretaker(ledger, retention_s=config.retention_s)
         caretaker.start()
         stack.push_async_callback(caretaker.stop)
-        await stack.enter_async_context(_running(follower.run(), shared.refusals.run()))
+        background = (follower.run(), shared.refusals.run(), shared.spent.run(), shared.breakers.run())
+        await stack.enter_async_context(_running(*background))
         yield Gateway(config, shared=shared, keyring=keyring)
 
 
