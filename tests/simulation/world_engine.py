@@ -13,9 +13,12 @@ from typing import Any
 from world_postgres import Loss, PostgresSession
 from world_store import Session
 
+from spendfuse.core.breakers import Breaker, Counts
 from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.core.reservations import ReservationId
+from spendfuse.ledger.breakers import BreakerChange, BreakerStates
 from spendfuse.ledger.operations import Audit, Operation, Outcome, Reserve
+from spendfuse.ledger.spent import SpentLine
 from spendfuse.ledger.store import BalanceLine, KeyRecord, SpendRow, TargetOverrun, Topic
 
 
@@ -157,6 +160,22 @@ class FaultyEngine:
     async def overruns(self) -> Sequence[TargetOverrun]:
         """See `Engine`."""
         return await self._ask("overruns")
+
+    async def spent(self) -> Sequence[SpentLine]:
+        """See `Engine`."""
+        return await self._ask("spent")
+
+    async def breakers(self) -> BreakerStates:
+        """See `Engine`."""
+        return await self._ask("breakers")
+
+    async def breaker_changes(self, *, after: int, newest: int | None) -> Sequence[BreakerChange]:
+        """See `Engine`."""
+        return await self._ask("breaker_changes", after=after, newest=newest)
+
+    async def baseline(self, breaker: Breaker) -> Mapping[str, Counts]:
+        """See `Engine`."""
+        return await self._ask("baseline", breaker)
 
     async def revisions(self) -> Mapping[Topic, int]:
         """See `Engine`."""
