@@ -3,22 +3,31 @@
 import asyncio
 import contextlib
 import sqlite3
+import tempfile
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from spendfuse.cli import build
 from spendfuse.cli.factories import Factories
-from spendfuse.clock import SystemClock
+from spendfuse.clock import Clock, SystemClock
 from spendfuse.config import Config, PostgresStore, SqliteStore, Store
 from spendfuse.core.limits import Limit
-from spendfuse.ledger.sqlite import open_sqlite
+from spendfuse.ledger.sqlite import open_sqlite, open_sqlite_rehearsal
 from spendfuse.ledger.sqlite_file import sqlite_has_wal_race
 from spendfuse.ledger.store import Ledger, Topic
 from spendfuse.server.run import ASGIApp
+from spendfuse.upstream.client import UpstreamClient
+
+if TYPE_CHECKING:
+    from spendfuse.drill.stage import Stage
 
 DRAIN_S = 3.0
 """How long the ends of reservations may take once all calls have ended; what is left then is the keeper's."""
+
+DRILL_INTERVAL_S = 10.0
+"""How often a drill's keeper and follower look: nobody else changes its store, and each look costs real time."""
 
 
 async def open_store(store: Store, *, limits: tuple[Limit, ...] | None) -> Ledger:
@@ -112,6 +121,37 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
             body_bytes_max=config.body_bytes_max,
             via=via_of(config),
         )
+
+
+@asynccontextmanager
+async def open_drill_stage(config: Config, client: UpstreamClient, clock: Clock) -> "AsyncGenerator[Stage]":
+    """The inside of a gateway for a drill: over a store of its own, which is gone with it, whatever the config's is."""
+    from spendfuse.drill.stage import Stage
+    from spendfuse.gate.exchanges import served
+    from spendfuse.gate.gate import Gate
+    from spendfuse.gate.routes import Routes
+    from spendfuse.ledger.following import Follower
+    from spendfuse.ledger.keeper import Keeper
+
+    async with contextlib.AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spendfuse-drill-"))
+        ledger = await open_sqlite_rehearsal(Path(folder) / "drill.db", limits=config.limits, clock=clock)
+        stack.push_async_callback(ledger.close)
+        gate = Gate(
+            config=config,
+            routes=Routes(config, clock),
+            exchanges=served(config, clock).exchanges,
+            ledger=ledger,
+            client=client,
+            clock=clock,
+        )
+        stack.push_async_callback(gate.drain, DRAIN_S)
+        follower = Follower(ledger, {Topic.OVERRUNS: gate.overruns.load}, interval_s=DRILL_INTERVAL_S)
+        keeper = Keeper(ledger, interval_s=DRILL_INTERVAL_S)
+        keeper.start()
+        stack.push_async_callback(keeper.stop)
+        await stack.enter_async_context(_running(follower.run(), gate.refusals.run()))
+        yield Stage(gate, ledger)
 
 
 def warnings_of(config: Config, workers: int) -> list[str]:

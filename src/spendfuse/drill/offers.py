@@ -1,0 +1,65 @@
+"""Which of a config's models a drill calls: an ordinary one, and the dearest for those who mean harm."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from spendfuse.clock import Clock
+from spendfuse.config import Config
+from spendfuse.core.errors import ConfigInvalid
+from spendfuse.core.refusals import Deny
+from spendfuse.core.usage import Usage
+from spendfuse.drill.provider import Sold
+from spendfuse.gate.routes import Route, Routes
+
+DEAREST = 3
+_ORDINARY_CALL = Usage(1_000, 500)
+_LONG_CALL = Usage(500, 8_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A public model, and the target that its calls go to where nothing but the model is named."""
+
+    model: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """`ordinary` has the median price of the config's models, by a call of a chat. `dearest` come first to last, by a
+    call whose answer is long. `sold` has all targets.
+    """
+
+    ordinary: Offer
+    dearest: tuple[Offer, ...]
+    sold: Mapping[str, Sold]
+
+
+def offers_of(config: Config, clock: Clock, at: datetime) -> Offers:
+    """What there is to call at an instant's prices.
+
+    Raises:
+        ConfigInvalid: no model that answers can be served.
+    """
+    routes = Routes(config, clock)
+    found = {name: _routes_of(routes, name) for name in config.models}
+    served = {name: each[0] for name, each in found.items() if each and not each[0].priced.input_only}
+    if not served:
+        raise ConfigInvalid(f"{config.source}: models: none of them can be called, so there is nothing to rehearse")
+
+    def by_price(usage: Usage) -> list[Offer]:
+        cheapest_first = sorted(served.items(), key=lambda one: (one[1].priced.price(at).charge(usage), one[0]))
+        return [Offer(name, route.target) for name, route in cheapest_first]
+
+    ordinary = by_price(_ORDINARY_CALL)
+    return Offers(
+        ordinary=ordinary[(len(ordinary) - 1) // 2],
+        dearest=tuple(by_price(_LONG_CALL)[: -DEAREST - 1 : -1]),
+        sold={route.target: Sold(route.api, route.priced) for each in found.values() for route in each},
+    )
+
+
+def _routes_of(routes: Routes, name: str) -> tuple[Route, ...]:
+    rotation = routes.get(name)
+    return () if isinstance(rotation, Deny) else rotation.turn()
