@@ -177,7 +177,13 @@ async def _running(*background: Coroutine[Any, Any, None]) -> AsyncGenerator[Non
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-FACTORIES = Factories(open_ledger=open_ledger, migrate_store=migrate_store, open_app=open_app, warnings=warnings_of)
+FACTORIES = Factories(
+    open_ledger=open_ledger,
+    migrate_store=migrate_store,
+    open_app=open_app,
+    warnings=warnings_of,
+    open_drill_stage=open_drill_stage,
+)
 
 
 def main() -> None:

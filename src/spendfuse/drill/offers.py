@@ -48,16 +48,21 @@ def offers_of(config: Config, clock: Clock, at: datetime) -> Offers:
     if not served:
         raise ConfigInvalid(f"{config.source}: models: none of them can be called, so there is nothing to rehearse")
 
-    def by_price(usage: Usage) -> list[Offer]:
-        cheapest_first = sorted(served.items(), key=lambda one: (one[1].priced.price(at).charge(usage), one[0]))
-        return [Offer(name, route.target) for name, route in cheapest_first]
+    def by_price(usage: Usage) -> list[tuple[int, str]]:
+        return sorted((route.priced.price(at).charge(usage), name) for name, route in served.items())
 
-    ordinary = by_price(_ORDINARY_CALL)
+    by_chat = by_price(_ORDINARY_CALL)
+    # Those that cost the same are often one model by several names.
+    dearest = sorted(dict(reversed(by_price(_LONG_CALL))).items(), reverse=True)
     return Offers(
-        ordinary=ordinary[(len(ordinary) - 1) // 2],
-        dearest=tuple(by_price(_LONG_CALL)[: -DEAREST - 1 : -1]),
+        ordinary=_offer(served[by_chat[(len(by_chat) - 1) // 2][1]]),
+        dearest=tuple(_offer(served[name]) for _, name in dearest[:DEAREST]),
         sold={route.target: Sold(route.api, route.priced) for each in found.values() for route in each},
     )
+
+
+def _offer(route: Route) -> Offer:
+    return Offer(route.name, route.target)
 
 
 def _routes_of(routes: Routes, name: str) -> tuple[Route, ...]:

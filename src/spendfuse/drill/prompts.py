@@ -4,7 +4,6 @@ A prompt is its number and one word, repeated: in the bytes of any body both can
 """
 
 import re
-from functools import lru_cache
 
 from spendfuse.simulator.answers import WORD
 from spendfuse.simulator.counting import MESSAGE_TOKENS, REPLY_TOKENS

@@ -65,7 +65,6 @@ class _Played:
     tally: Tally
     billed: int
     charged: int
-    is_over_for_good: bool
 
 
 class Rehearsal:
@@ -82,9 +81,9 @@ class Rehearsal:
         self._open_stage = open_stage
         self._seed = seed
         day = Sheet.load().about.snapshot_date
-        self._begins_at = datetime.combine(day, time(), ZoneInfo(config.timezone))
-        self._begins_at_ns = int(self._begins_at.timestamp()) * _NS_PER_S
-        self.offers: Offers = offers_of(self._config, FrozenClock(self._begins_at_ns), self._begins_at)
+        self.begins_at = datetime.combine(day, time(), ZoneInfo(config.timezone))
+        self._begins_at_ns = int(self.begins_at.timestamp()) * _NS_PER_S
+        self.offers: Offers = offers_of(self._config, FrozenClock(self._begins_at_ns), self.begins_at)
 
     def play(self, scenario: Scenario, *, hours: float | None, progress: Progress) -> Finding:
         """Rehearse one scenario for so many hours, by default its own."""
@@ -101,7 +100,7 @@ class Rehearsal:
             billed=gated.billed,
             charged=gated.charged,
             first_refusal=tally.first,
-            stopped=tally.stopped(for_good=gated.is_over_for_good, span_s=span_s),
+            stopped=tally.stopped(span_s=span_s),
             refusals=tally.refused_by,
             unprotected_calls=straight.tally.reached,
             unprotected=straight.billed,
@@ -127,15 +126,13 @@ class Rehearsal:
                 way = Gated(stage.gate, OpenAIChat(n_max=self._config.n_max), ends_at_s=begins_at_s + span_s)
             cast = self._cast(scenario, way, clock, ends_at_s=begins_at_s + span_s)
             cast.clients.on_attempt = partial(tally.note, providers)
-            beside = [
-                asyncio.create_task(_bill_anew(providers, begins_at_s - clock.monotonic_s())),
-                asyncio.create_task(_tell(progress, begins_at_s, span_s, clock)),
-            ]
+            if clock.monotonic_s() < begins_at_s:
+                # What is ordinary stays off the bill.
+                loop = asyncio.get_running_loop()
+                loop.call_later(begins_at_s - clock.monotonic_s(), providers.begin_bill)
+            telling = asyncio.create_task(_tell(progress, begins_at_s, span_s, clock))
             await scenario.play(cast)
-            is_over_for_good = clock.monotonic_s() < begins_at_s + span_s
-            for task in beside:
-                task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+            telling.cancel()
             if stage is not None:
                 await stage.gate.drain(_DRAIN_S)
             progress(1.0)
@@ -143,7 +140,6 @@ class Rehearsal:
                 tally=tally,
                 billed=providers.bill.report(now_of(clock)).nanos,
                 charged=0 if stage is None else await _charged(stage, begins_at_ms=self._begins_at_ns // NS_PER_MS),
-                is_over_for_good=is_over_for_good,
             )
 
     def _cast(self, scenario: Scenario, way: Way, clock: FrozenClock, *, ends_at_s: float) -> Cast:
@@ -180,13 +176,7 @@ def callers_of(config: Config) -> tuple[Caller, ...]:
 def _labels_for(config: Config) -> dict[str, str]:
     """What all clients claim: a value for every label that limits count by, so that none is counted as missing."""
     named = {name for limit in config.limits for name in limit.each}
-    return {name: "drill" for name in sorted(named | {"organization"})}
-
-
-async def _bill_anew(providers: SimulatedProviders, after_s: float) -> None:
-    """Leave what is ordinary off the bill."""
-    await asyncio.sleep(after_s)
-    providers.begin_bill()
+    return dict.fromkeys(sorted(named | {"organization"}), "drill")
 
 
 async def _tell(progress: Progress, begins_at_s: float, span_s: float, clock: FrozenClock) -> None:

@@ -119,9 +119,7 @@ async def _power_user(cast: Cast) -> None:
 async def _long_answers(cast: Cast) -> None:
     """Users of a chatbot, as many as always."""
     users = [cast.source(at, {"user": f"user-{at:02d}", "feature": "chatbot"}) for at in range(25)]
-    await cast.arrive(
-        3, lambda: cast.clients.call(cast.rng.choice(users), cast.ask(cast.offers.ordinary, 1_200))
-    )
+    await cast.arrive(3, lambda: cast.clients.call(cast.rng.choice(users), cast.ask(cast.offers.ordinary, 1_200)))
 
 
 async def _denial_of_wallet(cast: Cast) -> None:

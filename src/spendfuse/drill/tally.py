@@ -32,8 +32,10 @@ class Tally:
     """Attempts that got to a provider."""
     refused_by: dict[str, int] = field(default_factory=dict[str, int])
     first: Refusal | None = None
-    last_stop: Refusal | None = None
+    rest: Refusal | None = None
     """The first refusal since anything got through."""
+    final: Refusal | None = None
+    """The first one since then that no repetition can change."""
 
     def note(self, providers: SimulatedProviders, ask: Ask, heard: Heard) -> None:
         """An attempt is over."""
@@ -47,20 +49,22 @@ class Tally:
             self.refused_by[heard.refused_by] = self.refused_by.get(heard.refused_by, 0) + 1
             refusal = Refusal(after_s, heard.refused_by)
             self.first = self.first or refusal
-            self.last_stop = self.last_stop or refusal
+            self.rest = self.rest or refusal
+            if heard.is_final:
+                self.final = self.final or refusal
 
     def note_reached(self) -> None:
         """A call has got to its provider."""
         if self._after_s >= 0:
             self.reached += 1
-            self.last_stop = None
+            self.rest = self.final = None
 
-    def stopped(self, *, for_good: bool, span_s: float) -> Refusal | None:
-        """When nothing got through any more; None where something did up to the end."""
-        stop = self.last_stop
-        if stop is None or for_good or (span_s - stop.after_s) * REST_SHARE >= span_s:
-            return stop
-        return None
+    def stopped(self, *, span_s: float) -> Refusal | None:
+        """When nothing got through any more, by what was to last; None where something did up to the end."""
+        rest = self.rest
+        if rest is None or (self.final is None and (span_s - rest.after_s) * REST_SHARE < span_s):
+            return None
+        return Refusal(rest.after_s, (self.final or rest).by)
 
     @property
     def _after_s(self) -> float:

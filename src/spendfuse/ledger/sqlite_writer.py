@@ -75,9 +75,7 @@ _REVOKE_KEY = sql("sqlite", "revoke_key")
 class SqliteWriter:
     """Runs batches. A process that was opened without limits has no owner and does everything but reserve."""
 
-    def __init__(
-        self, path: Path, applied: AppliedLimits | None, clock: Clock, *, is_durable: bool = True
-    ) -> None:
+    def __init__(self, path: Path, applied: AppliedLimits | None, clock: Clock, *, is_durable: bool = True) -> None:
         self._path = path
         self._is_durable = is_durable
         self._applied = applied
