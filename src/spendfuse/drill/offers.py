@@ -44,9 +44,12 @@ def offers_of(config: Config, clock: Clock, at: datetime) -> Offers:
     """
     routes = Routes(config, clock)
     found = {name: _routes_of(routes, name) for name in config.models}
-    served = {name: each[0] for name, each in found.items() if each and not each[0].priced.input_only}
-    if not served:
+    answering = {name: each[0] for name, each in found.items() if each and not each[0].priced.input_only}
+    if not answering:
         raise ConfigInvalid(f"{config.source}: models: none of them can be called, so there is nothing to rehearse")
+
+    # A free model is no loss, unless there are only such.
+    served = {name: route for name, route in answering.items() if not route.is_free} or answering
 
     def by_price(usage: Usage) -> list[tuple[int, str]]:
         return sorted((route.priced.price(at).charge(usage), name) for name, route in served.items())

@@ -133,6 +133,8 @@ class Rehearsal:
             telling = asyncio.create_task(_tell(progress, begins_at_s, span_s, clock))
             await scenario.play(cast)
             telling.cancel()
+            if clock.monotonic_s() < begins_at_s:
+                providers.begin_bill()
             if stage is not None:
                 await stage.gate.drain(_DRAIN_S)
             progress(1.0)
@@ -149,7 +151,8 @@ class Rehearsal:
             clock=clock,
             rng=rng,
             callers=callers_of(self._config),
-            labels=_labels_for(self._config),
+            counted_by=sorted({name for limit in self._config.limits for name in limit.each}),
+            required=sorted({name for limit in self._config.limits if limit.require for name in limit.each}),
             offers=self.offers,
             ends_at_s=ends_at_s,
         )
@@ -171,12 +174,6 @@ def callers_of(config: Config) -> tuple[Caller, ...]:
         for name in (f"drill-{number}" for number in range(1, KEYS_OF_ATTACK + 1))
     ]
     return tuple([*configured, *made][: max(KEYS_OF_ATTACK, len(configured))])
-
-
-def _labels_for(config: Config) -> dict[str, str]:
-    """What all clients claim: a value for every label that limits count by, so that none is counted as missing."""
-    named = {name for limit in config.limits for name in limit.each}
-    return dict.fromkeys(sorted(named | {"organization"}), "drill")
 
 
 async def _tell(progress: Progress, begins_at_s: float, span_s: float, clock: FrozenClock) -> None:

@@ -22,15 +22,17 @@ _S_PER_HOUR = 3_600
 
 @dataclass(slots=True)
 class Cast:
-    """Who plays a scenario, and with what. `labels` are claimed by everybody; times are of the clock's monotonic
-    hand.
+    """Who plays a scenario, and with what. Times are of the clock's monotonic hand.
+
+    `counted_by` are the labels that the config's limits count by, `required` those of them that calls must have.
     """
 
     clients: Clients
     clock: Clock
     rng: random.Random
     callers: Sequence[Caller]
-    labels: Labels
+    counted_by: Sequence[str]
+    required: Sequence[str]
     offers: Offers
     ends_at_s: float
     sources: list[Source] = field(default_factory=list[Source])
@@ -39,12 +41,17 @@ class Cast:
     def source(
         self, at: int, claimed: Labels, *, timeout_s: float = SDK_TIMEOUT_S, retries: int = SDK_RETRIES
     ) -> Source:
-        """One more whom calls come from; `at` gives it a key and an address."""
+        """One more whom calls come from; `at` gives it a key and an address. What it has to claim, it claims."""
         caller = self.callers[at % len(self.callers)]
         ip = f"10.{at // 65_536 % 256}.{at // 256 % 256}.{at % 256}"
-        source = Source(caller, {**self.labels, **claimed}, ip, timeout_s, retries)
+        source = Source(caller, {**dict.fromkeys(self.required, "drill"), **claimed}, ip, timeout_s, retries)
         self.sources.append(source)
         return source
+
+    def impostor(self, at: int) -> Source:
+        """One who makes up a value of its own for whatever calls are told apart by, and repeats nothing."""
+        made_up = {name: f"{name}-{at:03d}" for name in ("user", *self.counted_by)}
+        return self.source(at, made_up, retries=0)
 
     def ask(self, offer: Offer, prompt_tokens: int, cap: int | None = None) -> Ask:
         """A call with a prompt that nobody sent before."""
@@ -94,7 +101,7 @@ async def _retry_loop(cast: Cast) -> None:
     anew."""
 
     async def job(at: int) -> None:
-        claims = {"user": f"import-{at}", "feature": "import", "run": f"import-{at}"}
+        claims = {"organization": "acme", "user": f"import-{at}", "feature": "import", "run": f"import-{at}"}
         source = cast.source(at, claims, timeout_s=20)
         ask = cast.ask(cast.offers.ordinary, 6_000, cap=250)
         while not cast.is_over and not source.is_done:
@@ -106,7 +113,7 @@ async def _retry_loop(cast: Cast) -> None:
 
 async def _power_user(cast: Cast) -> None:
     """One user's script asks through the chatbot, over four connections, each time something else."""
-    source = cast.source(0, {"user": "power-user", "feature": "chatbot"})
+    source = cast.source(0, {"organization": "acme", "user": "power-user", "feature": "chatbot"})
 
     async def connection() -> None:
         while not cast.is_over:
@@ -118,13 +125,14 @@ async def _power_user(cast: Cast) -> None:
 
 async def _long_answers(cast: Cast) -> None:
     """Users of a chatbot, as many as always."""
-    users = [cast.source(at, {"user": f"user-{at:02d}", "feature": "chatbot"}) for at in range(25)]
+    claims = {"organization": "acme", "feature": "chatbot"}
+    users = [cast.source(at, {**claims, "user": f"user-{at:02d}"}) for at in range(25)]
     await cast.arrive(3, lambda: cast.clients.call(cast.rng.choice(users), cast.ask(cast.offers.ordinary, 1_200)))
 
 
 async def _denial_of_wallet(cast: Cast) -> None:
     """Two calls a second for the longest answers of the dearest models, from many accounts, keys and addresses."""
-    accounts = [cast.source(at, {"user": f"account-{at:03d}"}, retries=0) for at in range(200)]
+    accounts = [cast.impostor(at) for at in range(200)]
     dearest = cast.offers.dearest
 
     async def attack() -> None:
@@ -172,7 +180,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         ),
         Scenario(
             "denial-of-wallet",
-            "an attack on the dearest models from 200 accounts and addresses and many keys",
+            "an attack on the dearest models from 200 accounts and addresses, with many keys",
             hours=1,
             play=_denial_of_wallet,
             behaviour=replace(_CHAT, output_tokens=LogNormal(6_000, 0.3)),

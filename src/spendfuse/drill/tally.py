@@ -21,7 +21,9 @@ class Refusal:
 
 @dataclass(slots=True)
 class Tally:
-    """Counts from a beginning on (a monotonic time); what came before is ordinary."""
+    """Counts from a beginning on (a monotonic time). What came before is ordinary; but who could not get anything
+    through any more by then was stopped at the beginning.
+    """
 
     clock: Clock
     begins_at_s: float
@@ -39,25 +41,24 @@ class Tally:
 
     def note(self, providers: SimulatedProviders, ask: Ask, heard: Heard) -> None:
         """An attempt is over."""
-        after_s = self._after_s
-        if after_s < 0:
+        counts = self._after_s >= 0
+        self.attempts += counts
+        if not heard.refused_by:
             return
-        self.attempts += 1
-        if heard.refused_by:
+        refusal = Refusal(max(self._after_s, 0.0), heard.refused_by)
+        self.rest = self.rest or refusal
+        if heard.is_final:
+            self.final = self.final or refusal
+        if counts:
             asked = ask.asked()
             self.refused_nanos += providers.price_of(asked, providers.next_reply(asked))
             self.refused_by[heard.refused_by] = self.refused_by.get(heard.refused_by, 0) + 1
-            refusal = Refusal(after_s, heard.refused_by)
             self.first = self.first or refusal
-            self.rest = self.rest or refusal
-            if heard.is_final:
-                self.final = self.final or refusal
 
     def note_reached(self) -> None:
         """A call has got to its provider."""
-        if self._after_s >= 0:
-            self.reached += 1
-            self.rest = self.final = None
+        self.rest = self.final = None
+        self.reached += self._after_s >= 0
 
     def stopped(self, *, span_s: float) -> Refusal | None:
         """When nothing got through any more, by what was to last; None where something did up to the end."""
