@@ -65,6 +65,8 @@ class _Played:
     tally: Tally
     billed: int
     charged: int
+    for_good: bool
+    """Nobody could have got anything through any more."""
 
 
 class Rehearsal:
@@ -100,8 +102,8 @@ class Rehearsal:
             billed=gated.billed,
             charged=gated.charged,
             first_refusal=tally.first,
-            stopped=tally.stopped(span_s=span_s),
-            refusals=tally.refused_by,
+            stopped=tally.stopped(for_good=gated.for_good, span_s=span_s),
+            refusals=dict(tally.refused_by),
             unprotected_calls=straight.tally.reached,
             unprotected=straight.billed,
         )
@@ -141,6 +143,7 @@ class Rehearsal:
             return _Played(
                 tally=tally,
                 billed=providers.bill.report(now_of(clock)).nanos,
+                for_good=cast.is_done,
                 charged=0 if stage is None else await _charged(stage, begins_at_ms=self._begins_at_ns // NS_PER_MS),
             )
 

@@ -60,7 +60,12 @@ class Cast:
     @property
     def is_over(self) -> bool:
         """The time is over, or nobody can get anything through any more."""
-        return self.clock.monotonic_s() >= self.ends_at_s or all(one.is_done for one in self.sources)
+        return self.clock.monotonic_s() >= self.ends_at_s or self.is_done
+
+    @property
+    def is_done(self) -> bool:
+        """Nobody can get anything through any more."""
+        return bool(self.sources) and all(one.is_done for one in self.sources)
 
     async def arrive(self, per_minute: float, call: Callable[[], Awaitable[object]]) -> None:
         """Make calls at random times, at a mean rate, each without waiting for the last."""

@@ -1,5 +1,6 @@
 """What is written down while a scenario plays: attempts, refusals, and when nothing got through any more."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from spendfuse.clock import Clock
@@ -32,12 +33,14 @@ class Tally:
     """What the refused attempts would have cost."""
     reached: int = 0
     """Attempts that got to a provider."""
-    refused_by: dict[str, int] = field(default_factory=dict[str, int])
+    refused_by: Counter[str] = field(default_factory=Counter[str])
     first: Refusal | None = None
-    rest: Refusal | None = None
-    """The first refusal since anything got through."""
-    final: Refusal | None = None
-    """The first one since then that no repetition can change."""
+    rest_from_s: float = 0.0
+    """When the first refusal came since anything got through."""
+    rest: Counter[str] = field(default_factory=Counter[str])
+    """What has refused since then, how often."""
+    final: Counter[str] = field(default_factory=Counter[str])
+    """The same of refusals that no repetition can change."""
 
     def note(self, providers: SimulatedProviders, ask: Ask, heard: Heard) -> None:
         """An attempt is over."""
@@ -46,26 +49,31 @@ class Tally:
         if not heard.refused_by:
             return
         refusal = Refusal(max(self._after_s, 0.0), heard.refused_by)
-        self.rest = self.rest or refusal
-        if heard.is_final:
-            self.final = self.final or refusal
+        if not self.rest:
+            self.rest_from_s = refusal.after_s
+        self.rest[refusal.by] += 1
+        self.final[refusal.by] += heard.is_final
         if counts:
             asked = ask.asked()
             self.refused_nanos += providers.price_of(asked, providers.next_reply(asked))
-            self.refused_by[heard.refused_by] = self.refused_by.get(heard.refused_by, 0) + 1
+            self.refused_by[refusal.by] += 1
             self.first = self.first or refusal
 
     def note_reached(self) -> None:
         """A call has got to its provider."""
-        self.rest = self.final = None
+        self.rest.clear()
+        self.final.clear()
         self.reached += self._after_s >= 0
 
-    def stopped(self, *, span_s: float) -> Refusal | None:
-        """When nothing got through any more, by what was to last; None where something did up to the end."""
-        rest = self.rest
-        if rest is None or (self.final is None and (span_s - rest.after_s) * REST_SHARE < span_s):
+    def stopped(self, *, for_good: bool, span_s: float) -> Refusal | None:
+        """When nothing got through any more, and by what most of the time; None where something did up to the end.
+
+        `for_good`: nobody could have got anything through, however long it went on.
+        """
+        if not self.rest or (not for_good and (span_s - self.rest_from_s) * REST_SHARE < span_s):
             return None
-        return Refusal(rest.after_s, (self.final or rest).by)
+        ((by, _),) = (+self.final or self.rest).most_common(1)
+        return Refusal(self.rest_from_s, by)
 
     @property
     def _after_s(self) -> float:
