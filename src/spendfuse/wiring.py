@@ -4,24 +4,24 @@ import asyncio
 import contextlib
 import sqlite3
 import tempfile
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spendfuse.cli import build
-from spendfuse.cli.factories import Factories
+from spendfuse.cli.factories import Factories, GatewayApp
 from spendfuse.clock import Clock, SystemClock
 from spendfuse.config import Config, PostgresStore, SqliteStore, Store
 from spendfuse.core.limits import Limit
 from spendfuse.ledger.sqlite import open_sqlite, open_sqlite_rehearsal
 from spendfuse.ledger.sqlite_file import sqlite_has_wal_race
 from spendfuse.ledger.store import Ledger, Topic
-from spendfuse.server.run import ASGIApp
 from spendfuse.upstream.client import UpstreamClient
 
 if TYPE_CHECKING:
     from spendfuse.drill.stage import Stage
+    from spendfuse.gate.shared import Shared
 
 DRAIN_S = 3.0
 """How long the ends of reservations may take once all calls have ended; what is left then is the keeper's."""
@@ -74,84 +74,69 @@ async def open_ledger(config: Config) -> AsyncGenerator[Ledger]:
 
 
 @asynccontextmanager
-async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
+async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
     """The whole gateway of one process, opened in its event loop."""
     # What only a gateway needs is imported only by one: a command starts in half the time.
-    from spendfuse.gate.exchanges import served
-    from spendfuse.gate.gate import Gate
-    from spendfuse.gate.routes import Routes, via_of
-    from spendfuse.ledger.following import Follower
-    from spendfuse.ledger.keeper import Keeper
-    from spendfuse.server.app import App
     from spendfuse.server.auth import Keyring
-    from spendfuse.server.others import others_app
-    from spendfuse.server.peers import Peers
+    from spendfuse.server.gateway import Gateway
     from spendfuse.upstream.http_client import HttpClient
 
-    clock = SystemClock()
     async with contextlib.AsyncExitStack() as stack:
         ledger = await open_store(config.store, limits=config.limits)
         stack.push_async_callback(ledger.close)
         client = HttpClient()
         stack.push_async_callback(client.close)
-        serves = served(config, clock)
-        gate = Gate(
-            config=config,
-            routes=Routes(config, clock),
-            exchanges=serves.exchanges,
-            ledger=ledger,
-            client=client,
-            clock=clock,
-        )
-        stack.push_async_callback(gate.drain, DRAIN_S)
         keyring = Keyring(config.keys, ledger, new_subjects_per_hour=config.new_subjects_per_hour)
-        follower = Follower(ledger, {Topic.KEYS: keyring.load, Topic.OVERRUNS: gate.overruns.load})
-        await follower.refresh()
-        keeper = Keeper(ledger)
-        keeper.start()
-        stack.push_async_callback(keeper.stop)
-        await stack.enter_async_context(_running(follower.run(), gate.refusals.run()))
-        yield App(
-            gate=gate,
-            keyring=keyring,
-            dialects=serves.dialects,
-            models=config.models,
-            others=others_app(gate.check_ready),
-            peers=Peers(config.trusted_proxies) if gate.needs_peers else None,
-            body_bytes_max=config.body_bytes_max,
-            via=via_of(config),
-        )
+        opening = _open_shared(ledger, client, SystemClock(), loads={Topic.KEYS: keyring.load})
+        yield Gateway(config, shared=await stack.enter_async_context(opening), keyring=keyring)
 
 
 @asynccontextmanager
-async def open_drill_stage(config: Config, client: UpstreamClient, clock: Clock) -> "AsyncGenerator[Stage]":
+async def open_drill_stage(config: Config, client: UpstreamClient, clock: Clock) -> AsyncGenerator["Stage"]:
     """The inside of a gateway for a drill: over a store of its own, which is gone with it, whatever the config's is."""
     from spendfuse.drill.stage import Stage
     from spendfuse.gate.exchanges import served
     from spendfuse.gate.gate import Gate
     from spendfuse.gate.routes import Routes
-    from spendfuse.ledger.following import Follower
-    from spendfuse.ledger.keeper import Keeper
 
     async with contextlib.AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spendfuse-drill-"))
         ledger = await open_sqlite_rehearsal(Path(folder) / "drill.db", limits=config.limits, clock=clock)
         stack.push_async_callback(ledger.close)
-        gate = Gate(
-            config=config,
-            routes=Routes(config, clock),
-            exchanges=served(config, clock).exchanges,
-            ledger=ledger,
-            client=client,
-            clock=clock,
-        )
-        stack.push_async_callback(gate.drain, DRAIN_S)
-        follower = Follower(ledger, {Topic.OVERRUNS: gate.overruns.load}, interval_s=DRILL_INTERVAL_S)
-        keeper = Keeper(ledger, interval_s=DRILL_INTERVAL_S)
+        opening = _open_shared(ledger, client, clock, interval_s=DRILL_INTERVAL_S)
+        shared = await stack.enter_async_context(opening)
+        exchanges = served(config, clock).exchanges
+        gate = Gate(config=config, routes=Routes(config, clock), exchanges=exchanges, shared=shared)
+        yield Stage(gate, shared)
+
+
+@asynccontextmanager
+async def _open_shared(
+    ledger: Ledger,
+    client: UpstreamClient,
+    clock: Clock,
+    *,
+    loads: Mapping[Topic, Callable[[], Awaitable[None]]] | None = None,
+    interval_s: float | None = None,
+) -> AsyncGenerator["Shared"]:
+    """All that a gateway does beside its calls, whatever its store and its provider are: `loads` follow the store too.
+    `interval_s` is how often it looks at the store where it need not look at once.
+    """
+    from spendfuse.gate.shared import Shared
+    from spendfuse.ledger.following import FOLLOW_INTERVAL_S, Follower
+    from spendfuse.ledger.keeper import KEEPER_INTERVAL_S, Keeper
+
+    async with contextlib.AsyncExitStack() as stack:
+        shared = Shared(ledger, client, clock)
+        stack.push_async_callback(shared.drain, DRAIN_S)
+        follows = {**(loads or {}), Topic.OVERRUNS: shared.overruns.load}
+        follower = Follower(ledger, follows, interval_s=interval_s or FOLLOW_INTERVAL_S)
+        await follower.refresh()
+        keeper = Keeper(ledger, interval_s=interval_s or KEEPER_INTERVAL_S)
         keeper.start()
         stack.push_async_callback(keeper.stop)
-        await stack.enter_async_context(_running(follower.run(), gate.refusals.run()))
-        yield Stage(gate, ledger)
+        await stack.enter_async_context(_running(follower.run(), shared.refusals.run()))
+        yield shared
 
 
 def warnings_of(config: Config, workers: int) -> list[str]:

@@ -26,8 +26,8 @@ async def audited_stage(config: Config, client: UpstreamClient, clock: Clock) ->
     """The stage that commands get; what is left on it has to agree, and no balance may be above its amount."""
     async with open_drill_stage(config, client, clock) as stage:
         yield stage
-        assert await stage.ledger.audit() == []
-        for line in await stage.ledger.balances():
+        assert await stage.shared.ledger.audit() == []
+        for line in await stage.shared.ledger.balances():
             assert line.reserved == 0
             assert not line.is_enforced or line.unit != "usd" or line.settled <= line.amount, line
 

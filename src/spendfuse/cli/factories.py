@@ -3,18 +3,17 @@
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 from spendfuse.config import Config
 from spendfuse.ledger.store import Ledger
-from spendfuse.server.run import ASGIApp, Message, Receive, Send
+from spendfuse.server.run import Message, Receive, Send
 
 if TYPE_CHECKING:
     # A gate takes a while to import, which only a drill needs here.
     from spendfuse.drill.stage import OpenStage
 
 
-@runtime_checkable
 class GatewayApp(Protocol):
     """The ASGI app of a whole gateway, whose config can be changed while it serves."""
 
@@ -33,7 +32,7 @@ class Factories:
     """The store as commands use it: it applies no limits."""
     migrate_store: Callable[[Config], Coroutine[Any, Any, list[str]]]
     """Brings the config's store up to this version; the names of what was applied."""
-    open_app: Callable[[Config], AbstractAsyncContextManager[GatewayApp | ASGIApp]]
+    open_app: Callable[[Config], AbstractAsyncContextManager[GatewayApp]]
     """The whole gateway, opened in the event loop of the process that serves it."""
     warnings: Callable[[Config, int], list[str]]
     """What is worth a warning, beyond the config's own warnings, when so many processes serve."""

@@ -138,7 +138,7 @@ class Rehearsal:
             if clock.monotonic_s() < begins_at_s:
                 providers.begin_bill()
             if stage is not None:
-                await stage.gate.drain(_DRAIN_S)
+                await stage.shared.drain(_DRAIN_S)
             progress(1.0)
             return _Played(
                 tally=tally,
@@ -186,4 +186,4 @@ async def _tell(progress: Progress, begins_at_s: float, span_s: float, clock: Fr
 
 
 async def _charged(stage: Stage, *, begins_at_ms: int) -> int:
-    return sum(row.cost for row in await stage.ledger.spend("key", since_ms=begins_at_ms))
+    return sum(row.cost for row in await stage.shared.ledger.spend("key", since_ms=begins_at_ms))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from spendfuse.clock import Clock
 from spendfuse.config import Config, Provider
 from spendfuse.gate.gate import Gate
-from spendfuse.ledger.store import Ledger
+from spendfuse.gate.shared import Shared
 from spendfuse.upstream.client import UpstreamClient
 
 _NOWHERE = "http://drill.invalid/"
@@ -19,7 +19,7 @@ class Stage:
     """A gateway's inside, over a store of its own that is gone with it."""
 
     gate: Gate
-    ledger: Ledger
+    shared: Shared
 
 
 OpenStage = Callable[[Config, UpstreamClient, Clock], AbstractAsyncContextManager[Stage]]

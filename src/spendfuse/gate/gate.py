@@ -7,37 +7,31 @@ refuses every call. One owner at a time has to end a reservation: `_admit` hands
 every way out; if the process dies, the keeper does.
 """
 
-import asyncio
-import contextlib
 from dataclasses import dataclass
 from functools import partial
 
-from spendfuse.clock import Clock
 from spendfuse.config import Config
 from spendfuse.core.calls import Call, Operation
 from spendfuse.core.decisions import Admitted, Fit, Reason, Refused
-from spendfuse.core.errors import LedgerUnavailable, ReservationUnknown
+from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.core.labels import Labels
 from spendfuse.core.limits import Limit, RouteTo
 from spendfuse.core.refusals import UNAVAILABLE_RETRY_S, Code, Deny, deny_refused
-from spendfuse.core.reservations import CallId, CallIds, ReservationId, call_text, reservation_of
+from spendfuse.core.reservations import CallId, ReservationId, call_text, reservation_of
 from spendfuse.core.windows import NS_PER_MS
 from spendfuse.gate.attribution import Attribution
 from spendfuse.gate.counting import ProviderCounts
 from spendfuse.gate.endings import Held
 from spendfuse.gate.estimates import Estimate, Estimator
-from spendfuse.gate.events import RefusalCounts
 from spendfuse.gate.exchanges import Exchanges
-from spendfuse.gate.overruns import Overruns
 from spendfuse.gate.relay import Attempt
 from spendfuse.gate.requests import Caller, Downstream, Request
-from spendfuse.gate.reservations import Endings, OpenReservation
+from spendfuse.gate.reservations import OpenReservation
 from spendfuse.gate.routes import Rotation, Route, Routes
-from spendfuse.ledger.store import Demand, Ledger
-from spendfuse.upstream.client import UpstreamClient
+from spendfuse.gate.shared import Shared
+from spendfuse.ledger.store import Demand
 from spendfuse.wire.dialect import Answer, Exchange
 
-_NO_RESERVATION = ReservationId(0)
 _TARGET_LABELS = frozenset({"target", "provider"})
 CALL_ID_HEADER = "x-spendfuse-call-id"
 CAP_HEADER = "x-spendfuse-max-tokens"
@@ -70,36 +64,28 @@ class _Passage:
 
 
 class Gate:
-    """Serves calls against one config, one ledger and one upstream client. One per process."""
+    """Serves calls against one config. A reload makes another gate: calls in flight keep theirs, and what has to live
+    on is `shared` with it.
+    """
 
-    def __init__(
-        self,
-        *,
-        config: Config,
-        routes: Routes,
-        exchanges: Exchanges,
-        ledger: Ledger,
-        client: UpstreamClient,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, *, config: Config, routes: Routes, exchanges: Exchanges, shared: Shared) -> None:
         self._config = config
         self._routes = routes
         self._exchanges = exchanges
-        self._ledger = ledger
-        self._client = client
-        self._clock = clock
-        self._ids = CallIds()
-        self.overruns = Overruns(ledger)
-        self._estimator = Estimator(config.limits, self.overruns, output_tokens_default=config.output_tokens_default)
-        self._counts = ProviderCounts(client)
-        self._finishing: set[asyncio.Task[Deny | None]] = set()
         self._attribution = Attribution(config.limits)
-        self.endings = Endings(ledger)
-        self.refusals = RefusalCounts(ledger)
+        self._estimator = Estimator(
+            config.limits, shared.overruns, shared.learned, output_tokens_default=config.output_tokens_default
+        )
+        self._counts = ProviderCounts(shared.client)
+        self._shared = shared
+        self._ledger = shared.ledger
+        self._clock = shared.clock
+        self.endings = shared.endings
+        self.refusals = shared.refusals
 
     async def serve(self, request: Request, down: Downstream) -> None:
         """Serve one request. Cancel it when the client leaves: its reservation then is ended in the background."""
-        call_id = self._ids.mint(self._clock.now_ns() // NS_PER_MS, self._ledger.owner_id)
+        call_id = self._shared.ids.mint(self._clock.now_ns() // NS_PER_MS, self._ledger.owner_id)
         denied = await self._serve(request, call_id, down)
         if denied is not None:
             told = request.dialect.refuse(denied)
@@ -123,10 +109,7 @@ class Gate:
             raise
         if call.stream or not admission.route.finishes_abandoned:
             return await attempt.run(upstream)
-        finishing = asyncio.create_task(attempt.run(upstream))
-        self._finishing.add(finishing)
-        finishing.add_done_callback(self._finishing.discard)
-        return await asyncio.shield(finishing)
+        return await self._shared.finish(attempt.run(upstream))
 
     async def _admit(self, request: Request, call: Call, reservation_id: ReservationId) -> Admission | Deny:
         """Reserve a call's quote on all limits that cover it, at its route or at those that its limits lead to."""
@@ -227,7 +210,7 @@ class Gate:
             route=admission.route,
             reservation=admission.reservation,
             down=down,
-            client=self._client,
+            client=self._shared.client,
             clock=self._clock,
             headers=tuple(headers),
             deadline_s=self._config.reservation_deadline_s,
@@ -238,27 +221,6 @@ class Gate:
     def needs_peers(self) -> bool:
         """Whether requests have to say where they come from."""
         return self._attribution.uses_ip
-
-    async def check_ready(self) -> None:
-        """Whether the store takes transactions now.
-
-        Raises:
-            LedgerUnavailable: it doesn't, so no call is admitted; the message says why.
-        """
-        with contextlib.suppress(ReservationUnknown):
-            await self._ledger.void(_NO_RESERVATION)
-
-    async def drain(self, timeout_s: float) -> None:
-        """Wait for calls that go on without their client, cutting those that outlast the time, then for the ends of all
-        reservations.
-        """
-        if self._finishing:
-            await asyncio.wait(self._finishing, timeout=timeout_s)
-            for late in tuple(self._finishing):
-                late.cancel()
-            await asyncio.gather(*self._finishing, return_exceptions=True)
-        await self.endings.drain(timeout_s)
-        await self.refusals.flush()
 
 
 def _is_of_target(limit: Limit) -> bool:

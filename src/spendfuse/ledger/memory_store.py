@@ -4,7 +4,7 @@ No balance is stored: whenever one is needed, the entries and open reservations 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from spendfuse.core.decisions import Balance, RateState
@@ -33,6 +33,15 @@ class Reservation:
     endings: list[Ending] = field(default_factory=list[Ending])
 
 
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """The limits by identity, and the overrides, from an instant on."""
+
+    since_ms: int
+    limits: Mapping[str, Limit]
+    overrides: Mapping[tuple[str, str], Override]
+
+
 @dataclass(slots=True)
 class MemoryStore:
     """Limits, reservations with their entries, and all else that a store keeps."""
@@ -51,6 +60,10 @@ class MemoryStore:
     revisions: Counter[Topic] = field(default_factory=Counter[Topic])
     owners: set[int] = field(default_factory=set[int])
     owners_ever: int = 0
+    active_since_ms: dict[str, int] = field(default_factory=dict[str, int])
+    """When each limit in force came into force, by identity."""
+    rules: list[_Rules] = field(default_factory=list[_Rules])
+    """Those that hold now, behind all that held before."""
 
     def apply(self, limits: AppliedLimits, now_ms: int) -> None:
         """Make these limits the ones that rule."""
@@ -60,15 +73,21 @@ class MemoryStore:
             if identity not in wanted & before:
                 del self.tats_ns[identity, subject]
         self.limits = limits
+        self.note_rules(now_ms)
         for limit in limits.limits:
             if limit.identity not in before:
+                self.active_since_ms[limit.identity] = now_ms
                 self.seen.update((limit.each, subject) for subject in self._known_subjects(limit, now_ms))
 
-    def balance(self, limit: Limit, subject: str, at_ms: int) -> Balance:
-        """A balance in the window of an instant."""
-        window = window_of(limit, at_ms)
-        settled, reserved = self._fold(limit, window).get(subject, (0, 0))
-        return Balance(limit, subject, self._amount(limit, subject), settled, reserved, window.ends_at_ms)
+    def note_rules(self, now_ms: int) -> None:
+        """Limits or overrides have changed."""
+        limits = {limit.identity: limit for limit in self.limits.limits}
+        self.rules.append(_Rules(now_ms, limits, dict(self.overrides)))
+
+    def balances(self, matching: Iterable[tuple[Limit, str]], at_ms: int) -> list[Balance]:
+        """Those that a call of an instant touches."""
+        found = [self._balance(limit, subject, at_ms) for limit, subject in matching if not limit.is_rate]
+        return [balance for balance in found if balance is not None]
 
     def rate(self, limit: Limit, subject: str) -> RateState:
         """A rate as it stands."""
@@ -116,6 +135,21 @@ class MemoryStore:
                     row.estimated_cost + ending.estimated_cost,
                 )
         return sorted(rows.values(), key=lambda row: (-row.cost, row.value))
+
+    def _balance(self, limit: Limit, subject: str, at_ms: int) -> Balance | None:
+        """A balance in the window of an instant; one that is over keeps the rules by which it ended.
+
+        None for a window that was over before its limit came into force: nothing is counted in it.
+        """
+        window = window_of(limit, at_ms)
+        ends_at_ms = window.ends_at_ms
+        if ends_at_ms is not None and ends_at_ms <= self.active_since_ms[limit.identity]:
+            return None
+        rules = next(one for one in reversed(self.rules) if ends_at_ms is None or one.since_ms < ends_at_ms)
+        then, override = rules.limits[limit.identity], rules.overrides.get((limit.identity, subject))
+        settled, reserved = self._fold(limit, window).get(subject, (0, 0))
+        amount = then.amount if override is None else override.amount
+        return Balance(then, subject, amount, settled, reserved, ends_at_ms)
 
     def _amount(self, limit: Limit, subject: str) -> int:
         override = self.overrides.get((limit.identity, subject))

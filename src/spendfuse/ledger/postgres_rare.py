@@ -6,8 +6,8 @@ Within the transaction of the batch they came in, in which `lock_store` was call
 import json
 from typing import assert_never
 
-from spendfuse.core.errors import LedgerError
-from spendfuse.ledger.applied import WITHOUT_LIMITS, wrong_subject
+from spendfuse.core.errors import LedgerError, LimitUnknown
+from spendfuse.ledger.applied import END_IS_OVER, WITHOUT_LIMITS, wrong_subject
 from spendfuse.ledger.operations import (
     AddKey,
     ApplyLimits,
@@ -76,10 +76,12 @@ async def _set_amount(
     await books.reload(connection)
     stored = books.stored_limit(operation.limit_name)
     if stored is None:
-        return LedgerError(f"no limit in force is named {operation.limit_name!r}")
+        return LimitUnknown(f"no limit in force is named {operation.limit_name!r}")
     if (wrong := wrong_subject(stored.limit, operation.subject)) is not None:
         return wrong
-    await set_amount(connection, stored, operation.subject, amount=operation.amount, now_ms=now_ms)
+    if operation.until_ms is not None and operation.until_ms <= now_ms:
+        return END_IS_OVER
+    await set_amount(connection, stored, operation, now_ms)
     return None
 
 

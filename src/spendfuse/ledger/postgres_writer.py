@@ -42,7 +42,7 @@ from spendfuse.ledger.operations import (
 from spendfuse.ledger.postgres_batch import Locking, PostgresBatch
 from spendfuse.ledger.postgres_books import PostgresBooks
 from spendfuse.ledger.postgres_connection import ConnectionLost, PostgresConnection, StartAgain
-from spendfuse.ledger.postgres_limits import apply_limits, lock_store
+from spendfuse.ledger.postgres_limits import apply_limits, end_amounts, has_ended_amounts, lock_store
 from spendfuse.ledger.postgres_rare import RareOperation, run_rare
 from spendfuse.ledger.statements import sql
 from spendfuse.ledger.store import KeyRecord, TargetOverrun, Topic
@@ -247,12 +247,25 @@ class PostgresWriter:
     ) -> tuple[list[Outcome], list[PostgresBatch]]:
         """Run operations in a transaction, up to its commit."""
         await connection.run("BEGIN")
-        looks_after_owners = any(isinstance(one, ExpireDue) for one in operations)
-        has_dead_owners = looks_after_owners and await connection.only(_HAS_DEAD_OWNERS, self.owner_id)
-        if has_dead_owners or any(isinstance(one, RareOperation) for one in operations):
+        expires = any(isinstance(one, ExpireDue) for one in operations)
+        has_dead_owners = expires and await connection.only(_HAS_DEAD_OWNERS, self.owner_id)
+        has_ended = expires and await has_ended_amounts(connection, self._clock_ms())
+        if has_dead_owners or has_ended or any(isinstance(one, RareOperation) for one in operations):
             await lock_store(connection)
         if has_dead_owners:
             await connection.change(_DELETE_DEAD_OWNERS, self.owner_id)
+        before = next(place for place, one in enumerate(operations) if isinstance(one, ExpireDue)) if has_ended else 0
+        outcomes, batches = await self._run_in_order(connection, operations[:before], is_repeated=is_repeated)
+        if has_ended:
+            await end_amounts(connection, await self._read_time(connection) // NS_PER_MS)
+        others, more = await self._run_in_order(connection, operations[before:], is_repeated=is_repeated)
+        if expires:
+            await self._keep_house(connection)
+        return [*outcomes, *others], [*batches, *more]
+
+    async def _run_in_order(
+        self, connection: PostgresConnection, operations: Sequence[Operation], *, is_repeated: bool
+    ) -> tuple[list[Outcome], list[PostgresBatch]]:
         outcomes: list[Outcome] = []
         batches: list[PostgresBatch] = []
         # Only alone with the store are there rare ones between, and rows locked more than once.
@@ -265,8 +278,6 @@ class PostgresWriter:
             batches.append(batch)
             outcomes += [self._execute(batch, one) for one in several]
             await batch.write(connection)
-        if looks_after_owners:
-            await self._keep_house(connection)
         return outcomes, batches
 
     async def _run_rare(self, connection: PostgresConnection, operation: Operation, *, is_repeated: bool) -> Outcome:
@@ -316,6 +327,9 @@ class PostgresWriter:
             await connection.change(_DELETE_IDLE_RATES, now_ns)
             await connection.change(_DELETE_OPENED_SUBJECTS, hour_of(now_ns // NS_PER_MS))
             self._purge_at_s = now_s + PURGE_INTERVAL_S
+
+    def _clock_ms(self) -> int | None:
+        return None if self._clock is None else self._clock.now_ns() // NS_PER_MS
 
     async def _read_time(self, connection: PostgresConnection) -> int:
         if self._clock is not None:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import assert_never
 
 from spendfuse.clock import Clock
-from spendfuse.core.errors import LedgerClosed, LedgerError
+from spendfuse.core.errors import LedgerClosed, LedgerError, LimitUnknown
 from spendfuse.core.reservations import Entry
 from spendfuse.core.subjects import hour_of
 from spendfuse.core.windows import NS_PER_MS
-from spendfuse.ledger.applied import WITHOUT_LIMITS, AppliedLimits, wrong_subject
+from spendfuse.ledger.applied import END_IS_OVER, WITHOUT_LIMITS, AppliedLimits, wrong_subject
 from spendfuse.ledger.operations import (
     AddKey,
     ApplyLimits,
@@ -45,9 +45,8 @@ from spendfuse.ledger.sqlite_file import (
     store_errors,
     transaction,
 )
-from spendfuse.ledger.sqlite_limits import apply_limits, update_amounts
+from spendfuse.ledger.sqlite_limits import apply_limits, end_amounts, set_amount
 from spendfuse.ledger.sqlite_overruns import clear_overrun
-from spendfuse.ledger.sqlite_subjects import note_subjects
 from spendfuse.ledger.sqlite_upkeep import keep_up, repair
 from spendfuse.ledger.statements import sql
 from spendfuse.ledger.store import Topic
@@ -65,8 +64,6 @@ _DELETE_OWNER = sql("sqlite", "delete_owner")
 _DELETE_IDLE_RATES = sql("sqlite", "delete_idle_rates")
 _DELETE_OPENED_SUBJECTS = sql("sqlite", "delete_opened_subjects")
 _UPSERT_REFUSAL = sql("sqlite", "upsert_refusal")
-_UPSERT_OVERRIDE = sql("sqlite", "upsert_override")
-_DELETE_OVERRIDE = sql("sqlite", "delete_override")
 _GROW_REVISION = sql("sqlite", "grow_revision")
 _INSERT_KEY = sql("sqlite", "insert_key")
 _REVOKE_KEY = sql("sqlite", "revoke_key")
@@ -207,6 +204,9 @@ class SqliteWriter:
             self._connection.execute(_DELETE_IDLE_RATES, (now_ms * NS_PER_MS,))
             self._connection.execute(_DELETE_OPENED_SUBJECTS, (hour_of(now_ms),))
             self._purge_at_ms = now_ms + PURGE_INTERVAL_MS
+        batch.write()
+        if end_amounts(self._connection, now_ms):
+            self._books.reload_limits()
         return batch.expire_due()
 
     def _count_refusals(self, operation: CountRefusals, now_ms: int) -> None:
@@ -219,19 +219,13 @@ class SqliteWriter:
     def _set_amount(self, batch: SqliteBatch, operation: SetAmount, now_ms: int) -> LedgerError | None:
         stored = self._books.stored_limit(operation.limit_name)
         if stored is None:
-            return LedgerError(f"no limit in force is named {operation.limit_name!r}")
+            return LimitUnknown(f"no limit in force is named {operation.limit_name!r}")
         if (wrong := wrong_subject(stored.limit, operation.subject)) is not None:
             return wrong
+        if operation.until_ms is not None and operation.until_ms <= now_ms:
+            return END_IS_OVER
         batch.write()
-        limit_id, limit, subject = stored.limit_id, stored.limit, operation.subject
-        if operation.amount is None:
-            self._connection.execute(_DELETE_OVERRIDE, (limit_id, subject))
-        else:
-            self._connection.execute(_UPSERT_OVERRIDE, (limit_id, subject, operation.amount))
-            note_subjects(self._connection, [(limit.each, subject)])
-        amount = limit.amount if operation.amount is None else operation.amount
-        update_amounts(self._connection, limit, limit_id, amount=amount, subject=subject, now_ms=now_ms)
-        self._connection.execute(_GROW_REVISION, ("limits",))
+        set_amount(self._connection, stored, operation, now_ms)
         self._books.reload_limits()
         return None
 

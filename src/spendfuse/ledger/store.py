@@ -232,7 +232,8 @@ class Ledger(Protocol):
         earlier).
 
         Never refuses: a balance that has no room grows above its amount, as overrun. Repeating it with the same id
-        returns the same entry, also after its reservation was made and ended in another way.
+        returns the same entry. Where a reservation was made after all, it settles that one, as `settle` would: also
+        after it was voided or expired, as its reserve may have been committed unseen.
 
         Raises:
             LedgerUnavailable: as `settle`.
@@ -255,7 +256,8 @@ class Ledger(Protocol):
         config's at `until_ms` by the store's clock, at the latest one keeper interval behind it.
 
         Raises:
-            LedgerError: no applied limit has this name, or `until_ms` is over already.
+            LimitUnknown: no applied limit has this name.
+            LedgerError: the limit has no such subject, or `until_ms` is over already.
         """
         ...
 
