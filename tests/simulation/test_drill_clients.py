@@ -122,3 +122,11 @@ def test_a_provider_s_own_error_is_no_refusal() -> None:
     assert (read.status, read.refused_by, read.is_final) == (500, "", False)
     assert not heard(openai_errors.refusal(Deny(Code.UPSTREAM_TIMEOUT, "Late.")), ends_at_s=0).refused_by
     assert heard(openai_errors.refusal(Deny(Code.LABEL_REQUIRED, "Who?")), ends_at_s=0).refused_by == "label required"
+
+
+def test_an_open_breaker_is_told_by_its_name_and_may_close_again() -> None:
+    told = Deny(
+        Code.STORE_UNAVAILABLE, 'breaker "errors" (target=openai/gpt-4o) is open since 12:00.', retry_after_s=30
+    )
+    read = heard(openai_errors.refusal(told), ends_at_s=0)
+    assert (read.refused_by, read.is_final, read.retry_after_s) == ("breaker errors", False, 30)

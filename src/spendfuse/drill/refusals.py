@@ -1,5 +1,6 @@
 """What a client can tell of an answer: whether it was served, refused by whom, and whether asking again can help."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +12,8 @@ from spendfuse.core.refusals import Code
 from spendfuse.wire.dialect import Answer
 
 PASSED = range(200, 300)
+_BREAKER = re.compile(r'breaker "([^"]+)"')
+"""How the message of an open breaker begins."""
 _OURS = {code.text: code for code in Code}
 _HOPELESS = frozenset(
     {
@@ -53,7 +56,7 @@ def heard(answer: Answer, *, ends_at_s: float) -> Heard:
     limits = _limits(error)
     return Heard(
         answer.status,
-        refused_by=_refuser(code, limits),
+        refused_by=_refuser(code, limits, str(error.get("message"))),
         is_final=code in _HOPELESS
         or (code is Code.BUDGET_EXCEEDED and any(_outlasts(one, ends_at_s) for one in limits)),
         retry_after_s=None if after is None else float(after),
@@ -66,12 +69,15 @@ def _limits(error: Mapping[str, object]) -> list[Mapping[str, str | None]]:
     return cast("list[Mapping[str, str | None]]", ours.get("limits") or [])
 
 
-def _refuser(code: Code | None, limits: list[Mapping[str, str | None]]) -> str:
+def _refuser(code: Code | None, limits: list[Mapping[str, str | None]], message: str) -> str:
     if code is None or code in _OF_PROVIDER:
         return ""
     # What is spent comes first: a rate that refuses too would pass again.
     named = sorted(limits, key=lambda one: one["code"] != code.text)
-    return str(named[0]["limit"]) if named else code.text.replace("_", " ")
+    if named:
+        return str(named[0]["limit"])
+    breaker = _BREAKER.match(message)
+    return f"breaker {breaker[1]}" if breaker else code.text.replace("_", " ")
 
 
 def _outlasts(limit: Mapping[str, str | None], ends_at_s: float) -> bool:
