@@ -77,6 +77,7 @@ async def open_ledger(config: Config) -> AsyncGenerator[Ledger]:
 async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
     """The whole gateway of one process, opened in its event loop."""
     # What only a gateway needs is imported only by one: a command starts in half the time.
+    from spendfuse.ledger.upkeep import Caretaker
     from spendfuse.server.auth import Keyring
     from spendfuse.server.gateway import Gateway
     from spendfuse.upstream.http_client import HttpClient
@@ -88,7 +89,11 @@ async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
         stack.push_async_callback(client.close)
         keyring = Keyring(config.keys, ledger, new_subjects_per_hour=config.new_subjects_per_hour)
         opening = _open_shared(ledger, client, SystemClock(), loads={Topic.KEYS: keyring.load})
-        yield Gateway(config, shared=await stack.enter_async_context(opening), keyring=keyring)
+        shared = await stack.enter_async_context(opening)
+        caretaker = Caretaker(ledger, retention_s=config.retention_s)
+        caretaker.start()
+        stack.push_async_callback(caretaker.stop)
+        yield Gateway(config, shared=shared, keyring=keyring)
 
 
 @asynccontextmanager

@@ -22,6 +22,7 @@ from spendfuse.ledger.memory_store import MemoryStore, Reservation
 from spendfuse.ledger.operations import (
     AddKey,
     ApplyLimits,
+    Audit,
     ClearOverrun,
     CountRefusals,
     ExpireDue,
@@ -42,7 +43,6 @@ from spendfuse.ledger.store import (
     Demand,
     KeyRecord,
     Ledger,
-    Mismatch,
     SpendRow,
     TargetOverrun,
     Topic,
@@ -82,9 +82,9 @@ class MemoryEngine:
         limits = [one for one in self._store.limits.limits if limit_name in (None, one.name)]
         return [line for limit in limits for line in self._store.lines(limit, self._clock.now_ns())]
 
-    async def audit(self) -> Sequence[Mismatch]:
+    async def audit(self) -> Audit:
         """See `Engine`. A balance is the fold itself, so none can differ from it."""
-        return []
+        return Audit((), (0, 0))
 
     async def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> Sequence[SpendRow]:
         """See `Engine`."""
@@ -131,7 +131,7 @@ class MemoryEngine:
             case Upkeep():
                 return False
             case Repair():
-                return ()
+                return True
             case AddKey():
                 return self._add_key(operation)
             case RevokeKey():

@@ -112,11 +112,21 @@ class Upkeep:
 
 
 @dataclass(frozen=True, slots=True)
-class Repair:
-    """See `Ledger.repair`; the outcome is a tuple of mismatches. Only what `found`, an audit without a lock, names is
-    looked at again."""
+class Audit:
+    """What an audit found in a snapshot, without any lock.
+
+    `basis` is equal while differences stay as they are: no repair was made, and no limits were applied.
+    """
 
     found: tuple[Mismatch, ...]
+    basis: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """See `Ledger.repair`; the outcome is a bool: False, and nothing has changed, when the audit is outdated."""
+
+    audit: Audit
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +164,7 @@ Operation = (
     | Upkeep
     | Repair
 )
-Outcome = Admitted | Refused | Entry | tuple[Entry, ...] | tuple[Mismatch, ...] | bool | LedgerError | None
+Outcome = Admitted | Refused | Entry | tuple[Entry, ...] | bool | LedgerError | None
 """What became of one operation. An error is a value here: it is that of one operation, not of its batch."""
 
 
@@ -179,7 +189,7 @@ class Engine(Protocol):
         """See `Ledger.balances`."""
         ...
 
-    async def audit(self) -> Sequence[Mismatch]:
+    async def audit(self) -> Audit:
         """See `Ledger.audit`."""
         ...
 

@@ -11,11 +11,11 @@ from spendfuse.clock import Clock
 from spendfuse.core.limits import Limit
 from spendfuse.ledger.applied import AppliedLimits
 from spendfuse.ledger.batching import STORE_TIMEOUT_S
-from spendfuse.ledger.operations import Operation, Outcome
+from spendfuse.ledger.operations import Audit, Operation, Outcome
 from spendfuse.ledger.postgres_connection import PostgresConnection, connect, migrate, unavailable
 from spendfuse.ledger.postgres_reader import PostgresReader
 from spendfuse.ledger.postgres_writer import LEASE_S, PostgresWriter
-from spendfuse.ledger.store import BalanceLine, KeyRecord, Ledger, Mismatch, SpendRow, TargetOverrun, Topic
+from spendfuse.ledger.store import BalanceLine, KeyRecord, Ledger, SpendRow, TargetOverrun, Topic
 from spendfuse.ledger.verbs import BatchingLedger
 
 
@@ -95,7 +95,7 @@ class PostgresEngine:
         """See `Engine`."""
         return await self._reader.balances(limit_name)
 
-    async def audit(self) -> Sequence[Mismatch]:
+    async def audit(self) -> Audit:
         """See `Engine`."""
         return await self._reader.audit()
 

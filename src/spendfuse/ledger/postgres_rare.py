@@ -18,10 +18,12 @@ from spendfuse.ledger.operations import (
     SetAmount,
     Upkeep,
 )
+from spendfuse.ledger.pieces import Piece
+from spendfuse.ledger.postgres_audit import repair
 from spendfuse.ledger.postgres_books import PostgresBooks
 from spendfuse.ledger.postgres_connection import PostgresConnection
 from spendfuse.ledger.postgres_limits import apply_limits, set_amount
-from spendfuse.ledger.postgres_upkeep import keep_up, repair
+from spendfuse.ledger.postgres_upkeep import keep_up
 from spendfuse.ledger.statements import sql
 from spendfuse.ledger.store import KeyRecord, Topic
 
@@ -50,11 +52,14 @@ async def run_rare(
         case ClearOverrun():
             return await _changed(connection, Topic.OVERRUNS, _DELETE_OVERRUN, operation.target)
         case Upkeep():
-            return await keep_up(connection, retention_ms=operation.retention_ms, now_ms=now_ms)
+            piece = await keep_up(connection, retention_ms=operation.retention_ms, now_ms=now_ms)
+            if piece is Piece.LIMITS_CHANGED:
+                await books.reload(connection)
+            return piece is not Piece.NOTHING
         case Repair():
-            repaired = await repair(connection, now_ms=now_ms)
+            is_repaired = await repair(connection, operation.audit, now_ms)
             await books.reload(connection)
-            return repaired
+            return is_repaired
         case _:
             assert_never(operation)
 

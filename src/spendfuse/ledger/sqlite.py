@@ -12,10 +12,10 @@ from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.core.limits import Limit
 from spendfuse.ledger.applied import AppliedLimits
 from spendfuse.ledger.batching import STORE_TIMEOUT_S
-from spendfuse.ledger.operations import Operation, Outcome
+from spendfuse.ledger.operations import Audit, Operation, Outcome
 from spendfuse.ledger.sqlite_reader import SqliteReader
 from spendfuse.ledger.sqlite_writer import SqliteWriter
-from spendfuse.ledger.store import BalanceLine, KeyRecord, Ledger, Mismatch, SpendRow, TargetOverrun, Topic
+from spendfuse.ledger.store import BalanceLine, KeyRecord, Ledger, SpendRow, TargetOverrun, Topic
 from spendfuse.ledger.verbs import BatchingLedger
 from spendfuse.ledger.worker import InlineWorker, WorkerThread
 
@@ -102,7 +102,7 @@ class SqliteEngine:
         """See `Engine`."""
         return await self._reading.submit(lambda: self._reader.balances(limit_name))
 
-    async def audit(self) -> Sequence[Mismatch]:
+    async def audit(self) -> Audit:
         """See `Engine`."""
         return await self._reading.submit(self._reader.audit)
 

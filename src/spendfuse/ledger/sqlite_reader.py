@@ -9,25 +9,26 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from spendfuse.clock import Clock
-from spendfuse.core.windows import NS_PER_MS, Window
+from spendfuse.core.labels import FLEETING_LABELS
+from spendfuse.core.windows import NS_PER_MS
 from spendfuse.ledger.applied import window_of
 from spendfuse.ledger.definitions import Override, StoredLimit
-from spendfuse.ledger.folding import SumRow, mismatches, spend_parts, spend_rows
+from spendfuse.ledger.folding import spend_parts
 from spendfuse.ledger.lines import always_shown, balance_line, rate_line
+from spendfuse.ledger.operations import Audit
+from spendfuse.ledger.sqlite_audit import audit
 from spendfuse.ledger.sqlite_file import connect_reader, store_errors
-from spendfuse.ledger.sqlite_limits import Fold, limits_in_force, overrides
+from spendfuse.ledger.sqlite_limits import limits_in_force, overrides, positions
 from spendfuse.ledger.statements import sql
-from spendfuse.ledger.store import BalanceLine, KeyRecord, Mismatch, SpendRow, TargetOverrun, Topic
+from spendfuse.ledger.store import BalanceLine, KeyRecord, SpendRow, TargetOverrun, Topic
 
 _SELECT_CURRENT_BALANCES = sql("sqlite", "select_current_balances")
-_SELECT_BALANCES = sql("sqlite", "select_balances")
 _SELECT_RATES = sql("sqlite", "select_rates")
 _SELECT_KEYS = sql("sqlite", "select_keys")
 _SELECT_OVERRUNS = sql("sqlite", "select_overruns")
 _SELECT_REVISIONS = sql("sqlite", "select_revisions")
-_SELECT_LABEL_SETS = sql("sqlite", "select_label_sets")
-_FOLD_ENTRIES = sql("sqlite", "fold_entries")
-_FOLD_SPEND = sql("sqlite", "fold_spend")
+_REPORT_SPEND = sql("sqlite", "report_spend")
+_REPORT_FLEETING_SPEND = sql("sqlite", "report_fleeting_spend")
 
 
 class SqliteReader:
@@ -57,33 +58,24 @@ class SqliteReader:
                     lines += self._lines(stored, amounts, now_ns)
             return lines
 
-    def audit(self) -> list[Mismatch]:
-        """See `Ledger.audit`. Folds the entries themselves, never the rollup."""
+    def audit(self) -> Audit:
+        """See `Ledger.audit`."""
         with self._snapshot():
-            fold = Fold(self._connection)
-            stored = {one.limit_id: one for one in limits_in_force(self._connection)}
-            kept: dict[tuple[int, Window], dict[str, tuple[int, int]]] = {}
-            for row in self._connection.execute(_SELECT_BALANCES):
-                limit_id, subject, number, starts_at_ms, ends_at_ms, _, settled, reserved = row
-                window = Window(number, starts_at_ms, ends_at_ms)
-                kept.setdefault((limit_id, window), {})[subject] = (settled, reserved)
-            found: list[Mismatch] = []
-            for (limit_id, window), balances in kept.items():
-                limit = stored[limit_id].limit
-                found += mismatches(limit, window, balances, fold.of(limit, window))
-            return found
+            return audit(self._connection, self._clock.now_ns() // NS_PER_MS)
 
     def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> list[SpendRow]:
         """See `Ledger.spend`."""
         with self._snapshot():
-            label_sets: dict[int, dict[str, str]] = {
-                number: json.loads(text) for number, text in self._connection.execute(_SELECT_LABEL_SETS)
+            parts = spend_parts(label, since_ms=since_ms, until_ms=until_ms, positions=positions(self._connection))
+            parameters = {
+                "label": label,
+                "day_from_ms": parts.days[0],
+                "day_until_ms": parts.days[1],
+                "buckets": json.dumps(parts.buckets),
+                "entries": json.dumps(parts.entries),
             }
-            rows: list[SumRow] = []
-            for part in spend_parts(label, since_ms=since_ms, until_ms=until_ms):
-                statement = _FOLD_SPEND if part.is_rollup else _FOLD_ENTRIES
-                rows += self._connection.execute(statement, {"from_ms": part.from_ms, "until_ms": part.until_ms})
-            return spend_rows(label, rows, label_sets)
+            statement = _REPORT_FLEETING_SPEND if label in FLEETING_LABELS else _REPORT_SPEND
+            return [SpendRow(*row) for row in self._connection.execute(statement, parameters)]
 
     def keys(self) -> list[KeyRecord]:
         """See `Ledger.keys`."""
