@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import sqlite3
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
@@ -13,6 +14,7 @@ from spendfuse.cli import build
 from spendfuse.cli.factories import Factories, GatewayApp
 from spendfuse.clock import Clock, SystemClock
 from spendfuse.config import Config, PostgresStore, SqliteStore, Store
+from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.core.limits import Limit
 from spendfuse.ledger.sqlite import open_sqlite, open_sqlite_rehearsal
 from spendfuse.ledger.sqlite_file import sqlite_has_wal_race
@@ -22,6 +24,9 @@ from spendfuse.upstream.client import UpstreamClient
 if TYPE_CHECKING:
     from spendfuse.drill.stage import Stage
     from spendfuse.gate.shared import Shared
+    from spendfuse.ledger.spool import Spool
+
+logger = logging.getLogger("spendfuse")
 
 DRAIN_S = 3.0
 """How long the ends of reservations may take once all calls have ended; what is left then is the keeper's."""
@@ -77,6 +82,7 @@ async def open_ledger(config: Config) -> AsyncGenerator[Ledger]:
 async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
     """The whole gateway of one process, opened in its event loop."""
     # What only a gateway needs is imported only by one: a command starts in half the time.
+    from spendfuse.ledger.spool import open_spool
     from spendfuse.ledger.upkeep import Caretaker
     from spendfuse.server.auth import Keyring
     from spendfuse.server.gateway import Gateway
@@ -84,11 +90,12 @@ async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
 
     async with contextlib.AsyncExitStack() as stack:
         ledger = await open_store(config.store, limits=config.limits)
-        stack.push_async_callback(ledger.close)
+        stack.push_async_callback(_leave, ledger)
+        spool = await stack.enter_async_context(open_spool(ledger, config.spool, store=config.store.where))
         client = HttpClient()
         stack.push_async_callback(client.close)
         keyring = Keyring(config.keys, ledger, new_subjects_per_hour=config.new_subjects_per_hour)
-        opening = _open_shared(ledger, client, SystemClock(), loads={Topic.KEYS: keyring.load})
+        opening = _open_shared(ledger, spool, client, SystemClock(), loads={Topic.KEYS: keyring.load})
         shared = await stack.enter_async_context(opening)
         caretaker = Caretaker(ledger, retention_s=config.retention_s)
         caretaker.start()
@@ -103,12 +110,14 @@ async def open_drill_stage(config: Config, client: UpstreamClient, clock: Clock)
     from spendfuse.gate.exchanges import served
     from spendfuse.gate.gate import Gate
     from spendfuse.gate.routes import Routes
+    from spendfuse.ledger.spool import open_spool
 
     async with contextlib.AsyncExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="spendfuse-drill-"))
-        ledger = await open_sqlite_rehearsal(Path(folder) / "drill.db", limits=config.limits, clock=clock)
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spendfuse-drill-")))
+        ledger = await open_sqlite_rehearsal(folder / "drill.db", limits=config.limits, clock=clock)
         stack.push_async_callback(ledger.close)
-        opening = _open_shared(ledger, client, clock, interval_s=DRILL_INTERVAL_S)
+        spool = await stack.enter_async_context(open_spool(ledger, folder / "spool", store="drill"))
+        opening = _open_shared(ledger, spool, client, clock, interval_s=DRILL_INTERVAL_S)
         shared = await stack.enter_async_context(opening)
         exchanges = served(config, clock).exchanges
         gate = Gate(config=config, routes=Routes(config, clock), exchanges=exchanges, shared=shared)
@@ -118,6 +127,7 @@ async def open_drill_stage(config: Config, client: UpstreamClient, clock: Clock)
 @asynccontextmanager
 async def _open_shared(
     ledger: Ledger,
+    spool: "Spool",
     client: UpstreamClient,
     clock: Clock,
     *,
@@ -132,7 +142,7 @@ async def _open_shared(
     from spendfuse.ledger.keeper import KEEPER_INTERVAL_S, Keeper
 
     async with contextlib.AsyncExitStack() as stack:
-        shared = Shared(ledger, client, clock)
+        shared = Shared(ledger, spool, client, clock)
         stack.push_async_callback(shared.drain, DRAIN_S)
         follows = {**(loads or {}), Topic.OVERRUNS: shared.overruns.load}
         follower = Follower(ledger, follows, interval_s=interval_s or FOLLOW_INTERVAL_S)
@@ -142,6 +152,14 @@ async def _open_shared(
         stack.push_async_callback(keeper.stop)
         await stack.enter_async_context(_running(follower.run(), shared.refusals.run()))
         yield shared
+
+
+async def _leave(ledger: Ledger) -> None:
+    """Close a gateway's ledger. A store that is away then does not keep it from ending: its lease ends by itself."""
+    try:
+        await ledger.close()
+    except LedgerUnavailable as error:
+        logger.warning("store_not_left error=%s", error)
 
 
 def warnings_of(config: Config, workers: int) -> list[str]:

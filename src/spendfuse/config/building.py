@@ -4,7 +4,6 @@ import hashlib
 import pathlib
 from dataclasses import dataclass
 from types import MappingProxyType
-from urllib.parse import urlsplit
 
 from spendfuse.config.problems import Problems, closest
 from spendfuse.config.schema import (
@@ -15,27 +14,24 @@ from spendfuse.config.schema import (
     PricesSection,
     ProviderSection,
 )
-from spendfuse.config.secret import CLIENT_KEY_PREFIX, Secret
+from spendfuse.config.secret import CLIENT_KEY_PREFIX
+from spendfuse.config.stores import spool_of, store_of
 from spendfuse.config.values import (
     Config,
     ConfiguredKey,
     DialectName,
     LabelSource,
     OnDisconnect,
-    PostgresStore,
     Provider,
     PublicModel,
-    SqliteStore,
-    Store,
     Target,
     Timeouts,
 )
 from spendfuse.core.labels import LABEL_VALUE_BYTES_MAX
-from spendfuse.core.limits import Limit, RouteTo
+from spendfuse.core.limits import Limit, RouteTo, Unit
 from spendfuse.core.prices import Price, Rates
 from spendfuse.core.windows import MS_PER_S, Calendar, CalendarUnit, Lifetime, Span
 
-_POSTGRES = ("postgresql", "postgres")
 OWN_LABELS = frozenset({"key", "model", "provider", "target", "ip", "fingerprint"})
 """Labels whose values are Spendfuse's to say, so that a key cannot have them."""
 
@@ -78,7 +74,7 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
     Raises:
         ConfigInvalid: with these problems and any earlier ones.
     """
-    store = _store(document.store, folder, problems)
+    store = store_of(document.store, folder, problems)
     providers = _Providers(document, problems).built()
     for provider in providers.values():
         if provider.needs_api_key and "api_key" not in document.providers[provider.name].model_fields_set:
@@ -100,6 +96,7 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
     return Config(
         source=source,
         store=store,
+        spool=spool_of(document.spool, store, folder),
         timezone=document.timezone,
         reservation_deadline_s=document.reservation_deadline / MS_PER_S,
         busy_wait_s=document.busy_wait / MS_PER_S,
@@ -119,33 +116,6 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
         betas=tuple(document.betas),
         warnings=tuple(warnings),
     )
-
-
-def _store(text: str, folder: pathlib.Path, problems: Problems) -> Store | None:
-    scheme, separator, path = text.partition("://")
-    if separator and scheme in _POSTGRES:
-        return _postgres(text, problems)
-    # Three slashes before a relative path, four before an absolute one: the host between the first two is empty.
-    if scheme != "sqlite" or not path.startswith("/") or path[1:] in ("", ":memory:") or "?" in path or "\0" in path:
-        expected = "expected sqlite:///RELATIVE/PATH, sqlite:////ABSOLUTE/PATH or postgresql://USER@HOST/DATABASE"
-        problems.add(("store",), expected)
-        return None
-    return SqliteStore(folder / path[1:])
-
-
-def _postgres(text: str, problems: Problems) -> PostgresStore | None:
-    """The store of a PostgreSQL URL, whose password no message shows."""
-    try:
-        url = urlsplit(text)
-        port = url.port
-    except ValueError:
-        url, port = None, None
-    if url is None or len(url.path) < 2:
-        problems.add(("store",), "expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
-        return None
-    user = f"{url.username}@" if url.username else ""
-    host = f"{url.hostname or ''}{f':{port}' if port else ''}"
-    return PostgresStore(Secret(text), f"postgresql://{user}{host}{url.path}")
 
 
 class _Providers:
@@ -337,6 +307,9 @@ def _limit(name: str, section: LimitSection, *, document: Document, problems: Pr
         hint = closest(section.on_exceed.model, document.models)
         path = ("limits", name, "on_exceed", "route_to")
         problems.add(path, f"{problems.got(path, section.on_exceed.model)}, expected a model of `models`{hint}")
+    if section.on_store_down == "admit" and unit is not Unit.REQUESTS:
+        expected = f"got admit for a limit of {unit.value}, expected refuse: only requests may do without the store"
+        problems.add(("limits", name, "on_store_down"), expected)
     return Limit(
         name=name,
         unit=unit,
@@ -351,6 +324,7 @@ def _limit(name: str, section: LimitSection, *, document: Document, problems: Pr
         burst=section.burst,
         min_output_tokens=section.min_output_tokens,
         alert_at=tuple(sorted(set(section.alert_at))),
+        admits_unreserved=section.on_store_down == "admit",
     )
 
 

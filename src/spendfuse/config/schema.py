@@ -162,6 +162,7 @@ class LimitSection(Section):
             }
         ),
     ] = scalars.REJECT
+    on_store_down: Literal["refuse", "admit"] = "refuse"
     fit: Flag | None = None
     estimate: Flag | None = None
     burst: Positive | None = None
@@ -206,6 +207,7 @@ class Document(Section):
     """A whole config."""
 
     store: Text = "sqlite:///spendfuse.db"
+    spool: Text | None = None
     timezone: Annotated[str, PlainValidator(scalars.timezone), _TEXT] = "UTC"
     reservation_deadline: Milliseconds = 600_000
     busy_wait: Milliseconds = 2_000

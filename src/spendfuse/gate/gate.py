@@ -2,9 +2,9 @@
 
     parse -> route -> labels -> carry -> quote -> reserve (wait, fit) -> attempt -> relay -> settle or void
 
-Failure policy: closed. What can't be priced, bounded, attributed or reserved is refused, and a store that is away
-refuses every call. One owner at a time has to end a reservation: `_admit` hands it to the attempt, which ends it on
-every way out; if the process dies, the keeper does.
+Failure policy: closed. What can't be priced, bounded, attributed or reserved is refused, and so is every call while the
+store is away, but for those of which all limits say otherwise (`gate.unreserved`). One owner at a time has to end a
+reservation: `_admit` hands it to the attempt, which ends it on every way out; if the process dies, the keeper does.
 """
 
 from dataclasses import dataclass
@@ -29,6 +29,7 @@ from spendfuse.gate.requests import Caller, Downstream, Request
 from spendfuse.gate.reservations import OpenReservation
 from spendfuse.gate.routes import Rotation, Route, Routes
 from spendfuse.gate.shared import Shared
+from spendfuse.gate.unreserved import UNRESERVED_HEADER, Unreserved
 from spendfuse.ledger.store import Demand
 from spendfuse.wire.dialect import Answer, Exchange
 
@@ -47,6 +48,7 @@ class Admission:
     estimate: Estimate
     reservation: OpenReservation
     cap: int | None
+    is_reserved: bool = True
 
     @property
     def route(self) -> Route:
@@ -82,6 +84,7 @@ class Gate:
         self._clock = shared.clock
         self.endings = shared.endings
         self.refusals = shared.refusals
+        self._unreserved = Unreserved(config.limits, shared)
 
     async def serve(self, request: Request, down: Downstream) -> None:
         """Serve one request. Cancel it when the client leaves: its reservation then is ended in the background."""
@@ -95,7 +98,7 @@ class Gate:
         call = request.dialect.parse(request.body, request.headers)
         if isinstance(call, Deny):
             return call
-        admission = await self._admit(request, call, reservation_of(call_id, 1))
+        admission = await self._admit(request, call, call_id)
         if isinstance(admission, Deny):
             return admission
         attempt = self._attempt(admission, down, call_text(call_id), client_cap=call.cap)
@@ -111,7 +114,7 @@ class Gate:
             return await attempt.run(upstream)
         return await self._shared.finish(attempt.run(upstream))
 
-    async def _admit(self, request: Request, call: Call, reservation_id: ReservationId) -> Admission | Deny:
+    async def _admit(self, request: Request, call: Call, call_id: CallId) -> Admission | Deny:
         """Reserve a call's quote on all limits that cover it, at its route or at those that its limits lead to."""
         rotation = self._routes.get(call.model)
         if isinstance(rotation, Deny):
@@ -125,7 +128,7 @@ class Gate:
             if isinstance(labels, Deny):
                 self.refusals.count(labels, request.caller.labels)
                 return labels
-            admission = await self._admit_at(passage, request, labels, reservation_id)
+            admission = await self._admit_at(passage, request, labels, call_id)
             if isinstance(admission, Admission):
                 return admission
             elsewhere = self._routes_instead(admission.reasons, passage.others, tried)
@@ -166,22 +169,24 @@ class Gate:
                     return rotation.turn()
         return ()
 
-    async def _admit_at(
-        self, passage: _Passage, request: Request, labels: Labels, reservation_id: ReservationId
-    ) -> Admission | Deny:
+    async def _admit_at(self, passage: _Passage, request: Request, labels: Labels, call_id: CallId) -> Admission | Deny:
         """Reserve at one route: by bytes if they fit, else by tokens if those can be counted; wait; fit; or refuse."""
         counts = self._counts.of(passage.call, passage.exchange, passage.route, request.headers)
         estimate = self._estimator.rough(passage.call, passage.route, labels, counts)
         if isinstance(estimate, Deny):
             return estimate
-        caller = request.caller
+        caller, reservation_id = request.caller, reservation_of(call_id, 1)
         try:
             verdict = await self._reserve(estimate, caller, reservation_id)
             if isinstance(verdict, Refused) and self._estimator.counting_may_help(estimate, verdict):
                 estimate = await self._estimator.counted(estimate)
                 verdict = await self._reserve(estimate, caller, reservation_id)
         except LedgerUnavailable as error:
-            return Deny(Code.STORE_UNAVAILABLE, f"No call is admitted: {error}.", retry_after_s=UNAVAILABLE_RETRY_S)
+            begun = await self._unreserved.begin(call_id, self._demand(estimate, caller, reservation_id), error)
+            if begun is None:
+                return Deny(Code.STORE_UNAVAILABLE, f"No call is admitted: {error}.", retry_after_s=UNAVAILABLE_RETRY_S)
+            cap = begun.held.cap if estimate.sends_cap else None
+            return Admission(passage.exchange, estimate, begun, cap, is_reserved=False)
         if isinstance(verdict, Refused):
             return deny_refused(verdict, self._clock.now_ns() // NS_PER_MS)
         self.refusals.count_shadow(verdict.would_refuse, labels)
@@ -189,7 +194,11 @@ class Gate:
         return Admission(passage.exchange, estimate, reservation, verdict.cap if estimate.sends_cap else None)
 
     async def _reserve(self, estimate: Estimate, caller: Caller, reservation_id: ReservationId) -> Admitted | Refused:
-        demand = Demand(
+        demand = self._demand(estimate, caller, reservation_id)
+        return await self._ledger.reserve(demand, wait_s=0.0 if estimate.can_count else self._config.busy_wait_s)
+
+    def _demand(self, estimate: Estimate, caller: Caller, reservation_id: ReservationId) -> Demand:
+        return Demand(
             reservation_id,
             estimate.labels,
             estimate.quoted.quote,
@@ -198,12 +207,13 @@ class Gate:
             self._config.reservation_deadline_s,
             caller.new_subjects_per_hour,
         )
-        return await self._ledger.reserve(demand, wait_s=0.0 if estimate.can_count else self._config.busy_wait_s)
 
     def _attempt(self, admission: Admission, down: Downstream, call_id: str, *, client_cap: int | None) -> Attempt:
         headers = [(CALL_ID_HEADER, call_id)]
         if admission.cap is not None and admission.cap != client_cap:
             headers.append((CAP_HEADER, str(admission.cap)))
+        if not admission.is_reserved:
+            headers.append(UNRESERVED_HEADER)
         return Attempt(
             call=admission.estimate.call,
             exchange=admission.exchange,

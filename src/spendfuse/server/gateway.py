@@ -29,7 +29,7 @@ class Gateway:
     def __init__(self, config: Config, *, shared: Shared, keyring: Keyring) -> None:
         self._shared = shared
         self._keyring = keyring
-        self._others = others_app(shared.check_ready)
+        self._others = others_app(lambda: shared.ledger.outage)
         self._app = self._app_of(config, Routes(config, shared.clock))
 
     def __call__(self, scope: Message, receive: Receive, send: Send, /) -> Awaitable[None]:

@@ -1,6 +1,6 @@
 """Everything outside `/v1`: health, and a clear 404."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -11,17 +11,16 @@ from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.server.run import ASGIApp
 
 
-def others_app(check_ready: Callable[[], Awaitable[None]]) -> ASGIApp:
-    """The app for health checks. `check_ready` raises `LedgerUnavailable` while calls can't be admitted."""
+def others_app(outage: Callable[[], LedgerUnavailable | None]) -> ASGIApp:
+    """The app for health checks. `outage` says why calls can't be admitted. Anyone may ask, so it asks nobody else."""
 
     async def live(_: Request) -> JSONResponse:
         return JSONResponse({"status": "live"})
 
     async def ready(_: Request) -> JSONResponse:
-        try:
-            await check_ready()
-        except LedgerUnavailable as error:
-            return JSONResponse({"status": "unavailable", "reason": str(error)}, status_code=503)
+        why = outage()
+        if why is not None:
+            return JSONResponse({"status": "unavailable", "reason": str(why)}, status_code=503)
         return JSONResponse({"status": "ready"})
 
     async def unknown(request: Request, _: Exception) -> JSONResponse:
