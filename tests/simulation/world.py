@@ -9,6 +9,7 @@ import hashlib
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from gate_harness import config_of
@@ -76,8 +77,9 @@ def configs() -> tuple[Config, ...]:
 class World:
     """What there is."""
 
-    def __init__(self, seed: int, store: Store, clock: FrozenClock, *, is_shadowed: bool) -> None:
+    def __init__(self, seed: int, store: Store, clock: FrozenClock, *, spool: Path, is_shadowed: bool) -> None:
         self.seed = seed
+        self.spool = spool
         self.step = 0
         self.dice = dice = random.Random(seed)
         self.clock = clock
@@ -155,7 +157,7 @@ class World:
         engine = FaultyEngine(session, committed, lambda error: self.check(lambda: _raise_broken(error)))
         upstream = ProcessUpstream(self.provider, lambda *sent: self.check(lambda: self._check_sent(*sent)))
         self.note(f"process {number} starts as owner {owner_id} with config {configs().index(config)}")
-        process = Process(number, config=config, engine=engine, upstream=upstream, clock=self.clock)
+        process = Process(number, config=config, engine=engine, spool=self.spool, upstream=upstream, clock=self.clock)
         self.processes.append(process)
         return process
 
@@ -229,7 +231,7 @@ class World:
                 self.shadow.compare_reports(process.number, process.engine.session, ("user", "run"))
             elif not process.has_left:
                 self.checker.check_lines(process.engine.session.ask("balances", None))
-            mismatches = process.engine.session.ask("audit")
+            mismatches = process.engine.session.ask("audit").found
             if mismatches:
                 raise Violated(8, f"the audit finds {mismatches}")
             break

@@ -15,8 +15,8 @@ from world_store import Session
 
 from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.core.reservations import ReservationId
-from spendfuse.ledger.operations import Operation, Outcome, Reserve
-from spendfuse.ledger.store import BalanceLine, KeyRecord, Mismatch, SpendRow, TargetOverrun, Topic
+from spendfuse.ledger.operations import Audit, Operation, Outcome, Reserve
+from spendfuse.ledger.store import BalanceLine, KeyRecord, SpendRow, TargetOverrun, Topic
 
 
 class Fault(Enum):
@@ -142,7 +142,7 @@ class FaultyEngine:
         """See `Engine`."""
         return await self._ask("balances", limit_name)
 
-    async def audit(self) -> Sequence[Mismatch]:
+    async def audit(self) -> Audit:
         """See `Engine`."""
         return await self._ask("audit")
 

@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
-from gate_harness import Client, gate_over
+from gate_harness import Client, InlineSpool, gate_over
 from world_engine import FaultyEngine
 from world_loop import SteppedLoop
 from world_upstream import ProcessUpstream
@@ -21,6 +22,7 @@ from spendfuse.ledger.store import Topic
 from spendfuse.ledger.verbs import BatchingLedger
 
 DRAIN_S = 30.0
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -38,11 +40,36 @@ class Call:
         return self.task.done()
 
 
+class MortalSpool(InlineSpool):
+    """A spool whose process can die, between any two things that it does with the disk."""
+
+    is_dead = False
+
+    async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
+        await asyncio.sleep(0)
+        if self.is_dead:
+            raise asyncio.CancelledError
+        return work(*args)
+
+    def die(self) -> None:
+        """From now on it writes nothing; the kernel gives up its locks."""
+        self.is_dead = True
+        for file in self._files():
+            file.close()
+
+
 class Process:
     """Serves calls until it is killed or has drained."""
 
     def __init__(
-        self, number: int, *, config: Config, engine: FaultyEngine, upstream: ProcessUpstream, clock: FrozenClock
+        self,
+        number: int,
+        *,
+        config: Config,
+        engine: FaultyEngine,
+        spool: Path,
+        upstream: ProcessUpstream,
+        clock: FrozenClock,
     ) -> None:
         self.number = number
         self.config = config
@@ -58,6 +85,8 @@ class Process:
         self.renewed_at_ns = clock.now_ns()
         self._clock = clock
         self._upstream = upstream
+        self._spool_folder = spool
+        self._spool: MortalSpool
         self.ledger: BatchingLedger
         self.gate: Gate
         self._shared: Shared
@@ -71,7 +100,9 @@ class Process:
     async def _start(self) -> None:
         self.ledger = BatchingLedger(self.engine)
         self.ledger.start()
-        self._shared = shared = Shared(self.ledger, self._upstream, self._clock)
+        self._spool = MortalSpool(self.ledger, self._spool_folder, store="simulated")
+        self._spool.start()
+        self._shared = shared = Shared(self.ledger, self._spool, self._upstream, self._clock)
         self.gate = gate_over(self.config, shared)
         follower = Follower(self.ledger, {Topic.OVERRUNS: shared.overruns.load})
         await follower.refresh()
@@ -138,10 +169,12 @@ class Process:
         await asyncio.gather(*self._beside, return_exceptions=True)
         await self._keeper.stop()
         await self._shared.drain(DRAIN_S)
+        await self._spool.close()
         await self.ledger.close()
         self.has_left = True
 
     def die(self) -> None:
         """End at once; whatever its tasks would still do reaches nobody."""
         self.engine.is_dead = True
+        self._spool.die()
         self.loop.die()

@@ -67,8 +67,8 @@ def play(engine: str, seed: int, *, steps: int = STEPS, dsn: str = "", is_shadow
         Failed: an invariant is broken.
     """
     clock = FrozenClock(START_NS)
-    with _store(engine, clock, dsn) as store:
-        world = World(seed, store, clock, is_shadowed=is_shadowed and engine != "memory")
+    with _folder() as folder, _store(engine, clock, dsn, folder) as store:
+        world = World(seed, store, clock, spool=folder / "spool", is_shadowed=is_shadowed and engine != "memory")
         try:
             _play(world, steps)
             return Played(engine, seed, steps, world.digest())
@@ -94,17 +94,24 @@ def _play(world: World, steps: int) -> None:
 
 
 @contextmanager
-def _store(engine: str, clock: FrozenClock, dsn: str) -> Iterator[Store]:
+def _folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="spendfuse-world-", dir=memory_disk()))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _store(engine: str, clock: FrozenClock, dsn: str, folder: Path) -> Iterator[Store]:
     if engine == "memory":
         yield MemoryWorld(clock)
         return
-    folder = Path(tempfile.mkdtemp(prefix="spendfuse-world-", dir=memory_disk()))
     store = SqliteWorld(clock, folder) if engine == "sqlite" else PostgresWorld(clock, _server(dsn))
     try:
         yield store
     finally:
         store.close()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _server(dsn: str) -> Server:
