@@ -121,6 +121,7 @@ async def open_drill_stage(config: Config, client: UpstreamClient, clock: Clock)
         shared = await stack.enter_async_context(opening)
         exchanges = served(config, clock).exchanges
         gate = Gate(config=config, routes=Routes(config, clock), exchanges=exchanges, shared=shared)
+        shared.breakers.configure(config.breakers)
         yield Stage(gate, shared)
 
 
@@ -144,13 +145,19 @@ async def _open_shared(
     async with contextlib.AsyncExitStack() as stack:
         shared = Shared(ledger, spool, client, clock)
         stack.push_async_callback(shared.drain, DRAIN_S)
-        follows = {**(loads or {}), Topic.OVERRUNS: shared.overruns.load}
+        follows = {
+            **(loads or {}),
+            Topic.OVERRUNS: shared.overruns.load,
+            Topic.BREAKERS: shared.breakers.load,
+            Topic.SPENT: shared.spent_ended,
+        }
         follower = Follower(ledger, follows, interval_s=interval_s or FOLLOW_INTERVAL_S)
         await follower.refresh()
         keeper = Keeper(ledger, interval_s=interval_s or KEEPER_INTERVAL_S)
         keeper.start()
         stack.push_async_callback(keeper.stop)
-        await stack.enter_async_context(_running(follower.run(), shared.refusals.run()))
+        background = (follower.run(), shared.refusals.run(), shared.spent.run(), shared.breakers.run())
+        await stack.enter_async_context(_running(*background))
         yield shared
 
 

@@ -304,7 +304,6 @@ limits:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("breakers: {}", "breakers: is not supported yet by this version"),
         ("alerts: {}", "alerts: is not supported yet by this version"),
         ("store: postgresql://u:p@h/", "store: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE"),
         ("store: postgresql://u:p@h:port/db", "store: expected postgresql://"),
@@ -576,6 +575,7 @@ def test_the_reference_names_every_key() -> None:
         "ModelSection": "`models`",
         "KeySection": "`keys`",
         "LimitSection": "`limits`",
+        "BreakerSection": "`breakers`",
     }
     assert set(titles) == set(sections())
     for section, keys in sections().items():

@@ -368,6 +368,7 @@ def config_of(limits: str = "", more: str = "") -> Config:
 def gate_over(config: Config, shared: Shared) -> Gate:
     """A gate of a config over what it shares with others."""
     clock = shared.clock
+    shared.breakers.configure(config.breakers)
     return Gate(
         config=config,
         routes=Routes(config, clock),

@@ -13,6 +13,7 @@ from spendfuse.cli.overruns import overrun_text, overruns_of
 from spendfuse.cli.texts import counted
 from spendfuse.config import Config, json_schema
 from spendfuse.core.limits import Limit, Reject, RouteTo, Shadow
+from spendfuse.reports.breakers import breaker_words
 
 _SEVERAL = 2
 """Workers, of a gateway that may be served by more than one."""
@@ -102,6 +103,9 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
         say(f"limits    {counted(len(loaded.limits), 'limit')}")
         for limit in loaded.limits:
             say(f"  {limit_words(limit)}")
+        say(f"breakers  {counted(len(loaded.breakers), 'breaker')}")
+        for breaker in loaded.breakers:
+            say(f"  {breaker_words(breaker)}")
         errors = _say_models(loaded)
         for warning in loaded.warnings:
             note(f"warning: {warning}")

@@ -5,6 +5,7 @@ import pathlib
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from spendfuse.config.building_breakers import build_breakers
 from spendfuse.config.problems import Problems, closest
 from spendfuse.config.schema import (
     Document,
@@ -32,6 +33,7 @@ from spendfuse.core.limits import Limit, RouteTo, Unit
 from spendfuse.core.prices import Price, Rates
 from spendfuse.core.windows import MS_PER_S, Calendar, CalendarUnit, Lifetime, Span
 
+ADMIN_KEY_LENGTH_MIN = 20
 OWN_LABELS = frozenset({"key", "model", "provider", "target", "ip", "fingerprint"})
 """Labels whose values are Spendfuse's to say, so that a key cannot have them."""
 
@@ -76,20 +78,18 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
     """
     store = store_of(document.store, folder, problems)
     providers = _Providers(document, problems).built()
-    for provider in providers.values():
-        if provider.needs_api_key and "api_key" not in document.providers[provider.name].model_fields_set:
-            warnings.append(f"providers.{provider.name}.api_key: is not set")
+    warnings += _without_api_key(document, providers)
     models = _models(document, providers, problems)
     keys = _keys(document, problems)
-    limits = tuple(
-        _limit(name, section, document=document, problems=problems) for name, section in document.limits.items()
-    )
+    limits = tuple([_limit(name, one, document=document, problems=problems) for name, one in document.limits.items()])
     warnings += [
         f"limits.{name}.alert_at: no alerts are sent yet by this version"
         for name, section in document.limits.items()
         if "alert_at" in section.model_fields_set
     ]
+    breakers = build_breakers(document, limits, problems)
     _check_deadline(document, problems)
+    admin_key_digest = _admin_key_digest(document, problems)
     _check_retention(document.retention, limits, problems)
     problems.raise_any()
     assert store is not None
@@ -113,9 +113,29 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
         models=MappingProxyType(models),
         keys=keys,
         limits=limits,
+        breakers=breakers,
+        admin_key_digest=admin_key_digest,
+        admin_from=tuple(document.admin_from),
         betas=tuple(document.betas),
         warnings=tuple(warnings),
     )
+
+
+def _without_api_key(document: Document, providers: dict[str, Provider]) -> list[str]:
+    return [
+        f"providers.{name}.api_key: is not set"
+        for name, provider in providers.items()
+        if provider.needs_api_key and "api_key" not in document.providers[name].model_fields_set
+    ]
+
+
+def _admin_key_digest(document: Document, problems: Problems) -> bytes | None:
+    if document.admin_key is None:
+        return None
+    key = document.admin_key.reveal()
+    if len(key) < ADMIN_KEY_LENGTH_MIN:
+        problems.add(("admin_key",), f"is too short, expected at least {ADMIN_KEY_LENGTH_MIN} characters at random")
+    return hashlib.sha256(key.encode()).digest()
 
 
 class _Providers:

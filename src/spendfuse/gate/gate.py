@@ -1,6 +1,6 @@
 """The gate: the whole way of a call, from parsed bytes to an ended reservation.
 
-    parse -> route -> labels -> carry -> quote -> reserve (wait, fit) -> attempt -> relay -> settle or void
+    parse -> route -> labels -> breakers -> carry -> quote -> reserve (wait, fit) -> attempt -> relay -> settle or void
 
 Failure policy: closed. What can't be priced, bounded, attributed or reserved is refused, and so is every call while the
 store is away, but for those of which all limits say otherwise (`gate.unreserved`). One owner at a time has to end a
@@ -17,9 +17,10 @@ from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.core.labels import Labels
 from spendfuse.core.limits import Limit, RouteTo
 from spendfuse.core.refusals import UNAVAILABLE_RETRY_S, Code, Deny, deny_refused
-from spendfuse.core.reservations import CallId, ReservationId, call_text, reservation_of
+from spendfuse.core.reservations import ATTEMPTS_MAX, CallId, ReservationId, call_text, reservation_of
 from spendfuse.core.windows import NS_PER_MS
 from spendfuse.gate.attribution import Attribution
+from spendfuse.gate.breaker_states import Probing
 from spendfuse.gate.counting import ProviderCounts
 from spendfuse.gate.endings import Held
 from spendfuse.gate.estimates import Estimate, Estimator
@@ -29,7 +30,8 @@ from spendfuse.gate.requests import Caller, Downstream, Request
 from spendfuse.gate.reservations import OpenReservation
 from spendfuse.gate.routes import Rotation, Route, Routes
 from spendfuse.gate.shared import Shared
-from spendfuse.gate.unreserved import UNRESERVED_HEADER, Unreserved
+from spendfuse.gate.unreserved import UNRESERVED_ATTEMPT, UNRESERVED_HEADER, Unreserved
+from spendfuse.gate.watches import AttemptWatch
 from spendfuse.ledger.store import Demand
 from spendfuse.wire.dialect import Answer, Exchange
 
@@ -40,14 +42,15 @@ CAP_HEADER = "x-spendfuse-max-tokens"
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """An admitted call: how it is carried out, the estimate it was admitted by, its open reservation, and the cap to
-    send (None: send none).
+    """An admitted call: how it is carried out, the estimate it was admitted by, its open reservation, the cap to send
+    (None: send none), and what breakers see of it.
     """
 
     exchange: Exchange
     estimate: Estimate
     reservation: OpenReservation
     cap: int | None
+    watch: AttemptWatch
     is_reserved: bool = True
 
     @property
@@ -63,6 +66,19 @@ class _Passage:
     exchange: Exchange
     call: Call
     others: tuple[Route, ...]
+
+
+@dataclass(slots=True)
+class _Asking:
+    """What a call asks the ledger under: its ids, its labels at a route, and the breakers that it may be a probe of.
+
+    Not frozen, as those take twice as long to make.
+    """
+
+    call_id: CallId
+    reservation_id: ReservationId
+    labels: Labels
+    probing: Probing
 
 
 class Gate:
@@ -84,6 +100,7 @@ class Gate:
         self._clock = shared.clock
         self.endings = shared.endings
         self.refusals = shared.refusals
+        self.breakers = shared.breakers
         self._unreserved = Unreserved(config.limits, shared)
 
     async def serve(self, request: Request, down: Downstream) -> None:
@@ -109,17 +126,18 @@ class Gate:
         except Exception:
             # A defect of ours; nothing has been sent.
             admission.reservation.void()
+            admission.watch.left()
             raise
         if call.stream or not admission.route.finishes_abandoned:
             return await attempt.run(upstream)
         return await self._shared.finish(attempt.run(upstream))
 
     async def _admit(self, request: Request, call: Call, call_id: CallId) -> Admission | Deny:
-        """Reserve a call's quote on all limits that cover it, at its route or at those that its limits lead to."""
+        """Reserve a call's quote on all limits that cover it, at its route or where limits and breakers lead to."""
         rotation = self._routes.get(call.model)
         if isinstance(rotation, Deny):
             return rotation
-        routes, tried = rotation.turn(), {call.model}
+        routes, tried, attempt = rotation.turn(), {call.model}, 1
         while True:
             passage = self._passage(routes, request, call)
             if isinstance(passage, Deny):
@@ -128,10 +146,16 @@ class Gate:
             if isinstance(labels, Deny):
                 self.refusals.count(labels, request.caller.labels)
                 return labels
-            admission = await self._admit_at(passage, request, labels, call_id)
+            admission = await self._admit_past_breakers(passage, request, labels, call_id, attempt)
             if isinstance(admission, Admission):
                 return admission
-            elsewhere = self._routes_instead(admission.reasons, passage.others, tried)
+            if admission.code is Code.BREAKER_OPEN:
+                # Its reservation may have been made and voided: another one needs a number of its own, which is not
+                # that of a call without a reservation either.
+                attempt = max(attempt, UNRESERVED_ATTEMPT) + 1
+                elsewhere = passage.others if attempt <= ATTEMPTS_MAX else ()
+            else:
+                elsewhere = self._routes_instead(admission.reasons, passage.others, tried)
             if not elsewhere:
                 self.refusals.count(admission, labels)
                 return admission
@@ -169,29 +193,69 @@ class Gate:
                     return rotation.turn()
         return ()
 
-    async def _admit_at(self, passage: _Passage, request: Request, labels: Labels, call_id: CallId) -> Admission | Deny:
+    async def _admit_past_breakers(
+        self, passage: _Passage, request: Request, labels: Labels, call_id: CallId, attempt: int
+    ) -> Admission | Deny:
+        """Reserve at one route, unless a breaker is open that covers the call."""
+        probing = self.breakers.look(labels)
+        if isinstance(probing, Deny):
+            return probing
+        asking = _Asking(call_id, reservation_of(call_id, attempt), labels, probing)
+        if not probing:
+            return await self._admit_at(passage, request, asking)
+        with self.breakers.copy.asking(probing):
+            return await self._admit_at(passage, request, asking)
+
+    async def _admit_at(self, passage: _Passage, request: Request, asking: _Asking) -> Admission | Deny:
         """Reserve at one route: by bytes if they fit, else by tokens if those can be counted; wait; fit; or refuse."""
         counts = self._counts.of(passage.call, passage.exchange, passage.route, request.headers)
-        estimate = self._estimator.rough(passage.call, passage.route, labels, counts)
+        estimate = self._estimator.rough(passage.call, passage.route, asking.labels, counts)
         if isinstance(estimate, Deny):
             return estimate
-        caller, reservation_id = request.caller, reservation_of(call_id, 1)
+        caller, reservation_id = request.caller, asking.reservation_id
         try:
             verdict = await self._reserve(estimate, caller, reservation_id)
             if isinstance(verdict, Refused) and self._estimator.counting_may_help(estimate, verdict):
                 estimate = await self._estimator.counted(estimate)
                 verdict = await self._reserve(estimate, caller, reservation_id)
         except LedgerUnavailable as error:
-            begun = await self._unreserved.begin(call_id, self._demand(estimate, caller, reservation_id), error)
+            begun = await self._unreserved.begin(asking.call_id, self._demand(estimate, caller, reservation_id), error)
             if begun is None:
                 return Deny(Code.STORE_UNAVAILABLE, f"No call is admitted: {error}.", retry_after_s=UNAVAILABLE_RETRY_S)
-            cap = begun.held.cap if estimate.sends_cap else None
-            return Admission(passage.exchange, estimate, begun, cap, is_reserved=False)
+            return await self._admitted(passage, estimate, begun, asking, is_reserved=False)
         if isinstance(verdict, Refused):
+            self._shared.spent.note(verdict.reasons)
             return deny_refused(verdict, self._clock.now_ns() // NS_PER_MS)
-        self.refusals.count_shadow(verdict.would_refuse, labels)
+        self.refusals.count_shadow(verdict.would_refuse, asking.labels)
         reservation = self.endings.opened(reservation_id, Held(estimate.quoted.quote, verdict.cap))
-        return Admission(passage.exchange, estimate, reservation, verdict.cap if estimate.sends_cap else None)
+        return await self._admitted(passage, estimate, reservation, asking)
+
+    async def _admitted(
+        self,
+        passage: _Passage,
+        estimate: Estimate,
+        reservation: OpenReservation,
+        asking: _Asking,
+        *,
+        is_reserved: bool = True,
+    ) -> Admission | Deny:
+        """The admission; or, its reservation voided, why it may not go: a breaker may have opened while it waited for
+        room, or another call is the probe.
+        """
+        watch = self.breakers.watch(asking.labels, is_stream=passage.call.stream)
+        if not self.breakers.copy.is_calm:
+            try:
+                denied = await self.breakers.admit(watch, asking.probing, reservation.id)
+            except BaseException:
+                reservation.void()
+                raise
+            if denied is not None:
+                reservation.void()
+                return denied
+        if self.breakers.wants_charges:
+            reservation.on_charge = watch.charged
+        cap = reservation.held.cap if estimate.sends_cap else None
+        return Admission(passage.exchange, estimate, reservation, cap, watch, is_reserved)
 
     async def _reserve(self, estimate: Estimate, caller: Caller, reservation_id: ReservationId) -> Admitted | Refused:
         demand = self._demand(estimate, caller, reservation_id)
@@ -225,6 +289,7 @@ class Gate:
             headers=tuple(headers),
             deadline_s=self._config.reservation_deadline_s,
             observe_output=partial(self._estimator.observe, admission.estimate),
+            watch=admission.watch,
         )
 
     @property

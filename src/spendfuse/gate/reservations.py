@@ -41,6 +41,8 @@ class OpenReservation:
     held: Held
     _endings: _Ends = field(repr=False)
     is_ended: bool = False
+    on_charge: Callable[[Charge], None] | None = None
+    """Whom to tell what it is settled at."""
 
     def settle(self, charge: Charge | Callable[[], Charge]) -> None:
         """End it at a charge. Returns at once; the ledger's transaction runs on behind, safe from cancellation.
@@ -48,7 +50,7 @@ class OpenReservation:
         A charge that takes long to work out (tokens to count) comes as a function, which is called in a thread.
         """
         self._end()
-        self._endings.settle(self.id, charge)
+        self._endings.settle(self.id, charge if self.on_charge is None else _telling(charge, self.on_charge))
 
     def void(self) -> None:
         """End it as never billed, likewise."""
@@ -185,6 +187,21 @@ class _Unreserved:
 
     def _record(self, charge: Charge) -> Record:
         return Record(self._begun.demand, charge, self._begun.at_ms)
+
+
+def _telling(charge: Charge | Callable[[], Charge], tell: Callable[[Charge], None]) -> Charge | Callable[[], Charge]:
+    """The same charge, of which somebody is told in the event loop."""
+    if isinstance(charge, Charge):
+        tell(charge)
+        return charge
+    loop = asyncio.get_running_loop()
+
+    def work_out() -> Charge:
+        worked_out = charge()
+        loop.call_soon_threadsafe(tell, worked_out)
+        return worked_out
+
+    return work_out
 
 
 def _tell_left(reservation_id: ReservationId, error: BaseException) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 from spendfuse.clock import Clock
 from spendfuse.core.refusals import Deny
 from spendfuse.core.reservations import CallIds
+from spendfuse.gate.breakers import Breakers
 from spendfuse.gate.events import RefusalCounts
 from spendfuse.gate.learned import LearnedCaps
 from spendfuse.gate.overruns import Overruns
 from spendfuse.gate.reservations import Endings
+from spendfuse.gate.spent import SpentLimits
 from spendfuse.ledger.spool import Spool
 from spendfuse.ledger.store import Ledger
 from spendfuse.upstream.client import UpstreamClient
@@ -29,6 +31,8 @@ class Shared:
         self.learned = LearnedCaps()
         self.endings = Endings(ledger, spool)
         self.refusals = RefusalCounts(ledger)
+        self.breakers = Breakers(ledger, clock)
+        self.spent = SpentLimits(ledger, self.breakers.limits_spent)
         self._finishing: set[asyncio.Task[Deny | None]] = set()
 
     async def finish(self, attempt: Coroutine[Any, Any, Deny | None]) -> Deny | None:
@@ -37,6 +41,11 @@ class Shared:
         self._finishing.add(finishing)
         finishing.add_done_callback(self._finishing.discard)
         return await asyncio.shield(finishing)
+
+    async def spent_ended(self) -> None:
+        """An amount was raised, and what was spent no longer is: for a `Follower` to call."""
+        self.spent.forget()
+        self.breakers.limits_spent()
 
     async def drain(self, timeout_s: float) -> None:
         """Wait for calls that go on without their client, cutting those that outlast the time, then for the ends of all
@@ -49,3 +58,5 @@ class Shared:
             await asyncio.gather(*self._finishing, return_exceptions=True)
         await self.endings.drain(timeout_s)
         await self.refusals.flush()
+        await self.spent.flush()
+        await self.breakers.close()

@@ -22,6 +22,8 @@ from spendfuse.ledger.store import Demand
 
 logger = logging.getLogger("spendfuse.gate")
 
+UNRESERVED_ATTEMPT = 2
+"""The number of an entry that no reservation has."""
 UNRESERVED_HEADER = ("x-spendfuse-unreserved", "store-down")
 
 
@@ -44,7 +46,7 @@ class Unreserved:
         if not self._may_begin(demand.labels, error):
             return None
         held = Held(demand.quote, demand.caps.wanted)
-        demand = replace(demand, reservation_id=reservation_of(call_id, 2))
+        demand = replace(demand, reservation_id=reservation_of(call_id, UNRESERVED_ATTEMPT))
         charge = held.charge_of_output(held.output_tokens)
         record = Record(demand, charge, self._clock.now_ns() // NS_PER_MS)
         if not await self._spool.begin(record):

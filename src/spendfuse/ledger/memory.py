@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from spendfuse.clock import Clock, SystemClock
+from spendfuse.core.breakers import Breaker, Counts
 from spendfuse.core.decisions import Admitted, Refused, decide
 from spendfuse.core.errors import LedgerError, LimitsOutdated, LimitUnknown, ReservationEnded, ReservationUnknown
 from spendfuse.core.limits import Limit
@@ -16,8 +17,11 @@ from spendfuse.core.reservations import Entry, EntryKind, ReservationId, reserva
 from spendfuse.core.subjects import hour_of, refuse_new_subjects, unseen_subjects
 from spendfuse.core.windows import NS_PER_MS
 from spendfuse.ledger.applied import END_IS_OVER, WITHOUT_LIMITS, AppliedLimits, wrong_subject
+from spendfuse.ledger.breakers import BreakerChange, BreakerOperation, BreakerStates
+from spendfuse.ledger.breaking import run_breakers, run_now
 from spendfuse.ledger.definitions import Override
 from spendfuse.ledger.endings import closed, expired, late, raised_overrun, voided
+from spendfuse.ledger.memory_breakers import MemoryBreakers, baseline, breaker_changes, breaker_states
 from spendfuse.ledger.memory_store import MemoryStore, Reservation
 from spendfuse.ledger.operations import (
     AddKey,
@@ -38,6 +42,7 @@ from spendfuse.ledger.operations import (
     Upkeep,
     Void,
 )
+from spendfuse.ledger.spent import NoteSpent, SpentLine
 from spendfuse.ledger.store import (
     BalanceLine,
     Demand,
@@ -98,6 +103,22 @@ class MemoryEngine:
         """See `Engine`."""
         return [one for _, one in sorted(self._store.overruns.items())]
 
+    async def spent(self) -> Sequence[SpentLine]:
+        """See `Engine`."""
+        return self._store.spent_now(self._now_ms())
+
+    async def breakers(self) -> BreakerStates:
+        """See `Engine`."""
+        return breaker_states(self._store, self._now_ms())
+
+    async def breaker_changes(self, *, after: int, newest: int | None) -> Sequence[BreakerChange]:
+        """See `Engine`."""
+        return breaker_changes(self._store, after=after, newest=newest)
+
+    async def baseline(self, breaker: Breaker) -> Mapping[str, Counts]:
+        """See `Engine`."""
+        return baseline(self._store, breaker, self._now_ms())
+
     async def revisions(self) -> Mapping[Topic, int]:
         """See `Engine`."""
         return {topic: self._store.revisions[topic] for topic in Topic}
@@ -109,6 +130,8 @@ class MemoryEngine:
             self._expire()
 
     def _run(self, operation: Operation) -> Outcome:
+        if isinstance(operation, BreakerOperation):
+            return run_now(run_breakers(MemoryBreakers(self._store), operation, self._now_ms()))
         match operation:
             case Reserve():
                 return self._reserve(operation)
@@ -136,6 +159,8 @@ class MemoryEngine:
                 return self._add_key(operation)
             case RevokeKey():
                 return self._revoke_key(operation)
+            case NoteSpent():
+                return self._store.note_spent(operation.notes, self._now_ms())
             case ClearOverrun():
                 return self._clear_overrun(operation)
             case _:
@@ -273,6 +298,7 @@ class MemoryEngine:
         for key, override in list(self._store.overrides.items()):
             if override.until_ms is not None and override.until_ms <= now_ms:
                 del self._store.overrides[key]
+        self._store.end_raised_spent()
         self._store.note_rules(now_ms)
         return self._expire()
 
@@ -301,6 +327,7 @@ class MemoryEngine:
         if operation.amount is not None:
             self._store.overrides[key] = Override(operation.amount, operation.until_ms)
             self._store.seen.add((limit.each, operation.subject))
+        self._store.end_raised_spent()
         self._store.note_rules(self._now_ms())
         return None
 

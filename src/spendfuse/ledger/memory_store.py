@@ -5,7 +5,7 @@ No balance is stored: whenever one is needed, the entries and open reservations 
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from spendfuse.core.decisions import Balance, RateState
 from spendfuse.core.labels import FLEETING_LABELS, Labels, Subject
@@ -14,9 +14,11 @@ from spendfuse.core.quotes import Amounts
 from spendfuse.core.reservations import ReservationId
 from spendfuse.core.windows import NS_PER_MS, Window
 from spendfuse.ledger.applied import AppliedLimits, window_of
+from spendfuse.ledger.breakers import BreakerChange, BreakerLine, CountRow, Key
 from spendfuse.ledger.definitions import Override
 from spendfuse.ledger.endings import Ending, settled_by
 from spendfuse.ledger.lines import balance_line, rate_line
+from spendfuse.ledger.spent import SpentLine, SpentNote, spent_window
 from spendfuse.ledger.store import BalanceLine, KeyRecord, RefusalCount, SpendRow, TargetOverrun, Topic
 
 
@@ -60,6 +62,11 @@ class MemoryStore:
     revisions: Counter[Topic] = field(default_factory=Counter[Topic])
     owners: set[int] = field(default_factory=set[int])
     owners_ever: int = 0
+    spent: dict[tuple[str, str, int], SpentLine] = field(default_factory=dict[tuple[str, str, int], SpentLine])
+    """By a limit's identity, subject and window."""
+    breaker_lines: dict[Key, BreakerLine] = field(default_factory=dict[Key, BreakerLine])
+    breaker_rows: list[CountRow] = field(default_factory=list[CountRow])
+    breaker_changes: list[BreakerChange] = field(default_factory=list[BreakerChange])
     active_since_ms: dict[str, int] = field(default_factory=dict[str, int])
     """When each limit in force came into force, by identity."""
     rules: list[_Rules] = field(default_factory=list[_Rules])
@@ -78,6 +85,36 @@ class MemoryStore:
             if limit.identity not in before:
                 self.active_since_ms[limit.identity] = now_ms
                 self.seen.update((limit.each, subject) for subject in self._known_subjects(limit, now_ms))
+        self.end_raised_spent()
+
+    def note_spent(self, notes: Iterable[SpentNote], now_ms: int) -> bool:
+        """See `Ledger.note_spent`."""
+        known, limits = len(self.spent), {limit.name: limit for limit in self.limits.limits}
+        for note in notes:
+            limit = limits.get(note.limit_name)
+            window = limit and spent_window(note, limit, self._amount(limit, note.subject), now_ms)
+            if limit and window:
+                key = (limit.identity, note.subject, window.number)
+                self.spent.setdefault(key, SpentLine(limit, note.subject, note.amount, now_ms, window.ends_at_ms))
+        return len(self.spent) > known
+
+    def spent_now(self, now_ms: int) -> Sequence[SpentLine]:
+        """See `Ledger.spent`."""
+        return [
+            replace(line, limit=limit)
+            for limit in self.limits.limits
+            for (identity, _, _), line in sorted(self.spent.items())
+            if identity == limit.identity and (line.ends_at_ms is None or line.ends_at_ms > now_ms)
+        ]
+
+    def end_raised_spent(self) -> None:
+        """What is no longer in force, or has another amount than the one that was spent, is not spent."""
+        limits = {limit.identity: limit for limit in self.limits.limits}
+        for key, line in list(self.spent.items()):
+            limit = limits.get(key[0])
+            if limit is None or self._amount(limit, line.subject) > line.amount:
+                del self.spent[key]
+                self.revisions[Topic.SPENT] += 1
 
     def note_rules(self, now_ms: int) -> None:
         """Limits or overrides have changed."""

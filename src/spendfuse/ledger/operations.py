@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from spendfuse.core.breakers import Breaker, Counts
 from spendfuse.core.decisions import Admitted, Refused
 from spendfuse.core.errors import LedgerError
 from spendfuse.core.quotes import Quote
 from spendfuse.core.reservations import Charge, Entry, ReservationId
 from spendfuse.ledger.applied import AppliedLimits
+from spendfuse.ledger.breakers import BreakerChange, BreakerOperation, BreakerStates
+from spendfuse.ledger.spent import NoteSpent, SpentLine
 from spendfuse.ledger.store import (
     BalanceLine,
     Demand,
@@ -163,8 +166,10 @@ Operation = (
     | ClearOverrun
     | Upkeep
     | Repair
+    | NoteSpent
+    | BreakerOperation
 )
-Outcome = Admitted | Refused | Entry | tuple[Entry, ...] | bool | LedgerError | None
+Outcome = Admitted | Refused | Entry | tuple[Entry, ...] | bool | BreakerStates | LedgerError | None
 """What became of one operation. An error is a value here: it is that of one operation, not of its batch."""
 
 
@@ -204,6 +209,22 @@ class Engine(Protocol):
 
     async def overruns(self) -> Sequence[TargetOverrun]:
         """See `Ledger.overruns`."""
+        ...
+
+    async def spent(self) -> Sequence[SpentLine]:
+        """See `Ledger.spent`."""
+        ...
+
+    async def breakers(self) -> BreakerStates:
+        """See `BreakerLedger.breakers`."""
+        ...
+
+    async def breaker_changes(self, *, after: int, newest: int | None) -> Sequence[BreakerChange]:
+        """See `BreakerLedger.breaker_changes`."""
+        ...
+
+    async def baseline(self, breaker: Breaker) -> Mapping[str, Counts]:
+        """See `BreakerLedger.baseline`."""
         ...
 
     async def revisions(self) -> Mapping[Topic, int]:

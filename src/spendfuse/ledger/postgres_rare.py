@@ -8,6 +8,8 @@ from typing import assert_never
 
 from spendfuse.core.errors import LedgerError, LimitUnknown
 from spendfuse.ledger.applied import END_IS_OVER, WITHOUT_LIMITS, wrong_subject
+from spendfuse.ledger.breakers import BreakerOperation
+from spendfuse.ledger.breaking import run_breakers
 from spendfuse.ledger.operations import (
     AddKey,
     ApplyLimits,
@@ -21,13 +23,18 @@ from spendfuse.ledger.operations import (
 from spendfuse.ledger.pieces import Piece
 from spendfuse.ledger.postgres_audit import repair
 from spendfuse.ledger.postgres_books import PostgresBooks
+from spendfuse.ledger.postgres_breakers import PostgresBreakers
 from spendfuse.ledger.postgres_connection import PostgresConnection
 from spendfuse.ledger.postgres_limits import apply_limits, set_amount
+from spendfuse.ledger.postgres_spent import note_spent
 from spendfuse.ledger.postgres_upkeep import keep_up
+from spendfuse.ledger.spent import NoteSpent
 from spendfuse.ledger.statements import sql
 from spendfuse.ledger.store import KeyRecord, Topic
 
-RareOperation = SetAmount | ApplyLimits | AddKey | RevokeKey | ClearOverrun | Upkeep | Repair
+RareOperation = (
+    SetAmount | ApplyLimits | AddKey | RevokeKey | ClearOverrun | Upkeep | Repair | NoteSpent | BreakerOperation
+)
 
 _SELECT_TAKEN_KEYS = sql("postgres", "select_taken_keys")
 _INSERT_KEY = sql("postgres", "insert_key")
@@ -40,6 +47,8 @@ async def run_rare(
     connection: PostgresConnection, books: PostgresBooks, operation: RareOperation, *, now_ms: int, is_repeated: bool
 ) -> Outcome:
     """Run one of them. `is_repeated` when a commit of it was tried before, with unknown success."""
+    if isinstance(operation, BreakerOperation):
+        return await run_breakers(PostgresBreakers(connection), operation, now_ms, is_repeated=is_repeated)
     match operation:
         case SetAmount():
             return await _set_amount(connection, books, operation, now_ms)
@@ -60,6 +69,8 @@ async def run_rare(
             is_repaired = await repair(connection, operation.audit, now_ms)
             await books.reload(connection)
             return is_repaired
+        case NoteSpent():
+            return await note_spent(connection, operation, now_ms)
         case _:
             assert_never(operation)
 

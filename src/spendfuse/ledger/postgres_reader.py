@@ -6,23 +6,26 @@ connection is made when the first of them is asked for: a process that never rep
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
 from spendfuse.clock import Clock
+from spendfuse.core.breakers import Breaker, Counts
 from spendfuse.core.labels import FLEETING_LABELS
 from spendfuse.core.windows import NS_PER_MS
 from spendfuse.ledger.applied import window_of
+from spendfuse.ledger.baselines import Spent, baseline_of, baseline_spans, spent_of
 from spendfuse.ledger.definitions import Override, StoredLimit
 from spendfuse.ledger.folding import spend_parts
 from spendfuse.ledger.lines import always_shown, balance_line, rate_line
 from spendfuse.ledger.operations import Audit
 from spendfuse.ledger.postgres_audit import audit
 from spendfuse.ledger.postgres_connection import PostgresConnection, unavailable
-from spendfuse.ledger.postgres_limits import limits_in_force, overrides, positions
+from spendfuse.ledger.postgres_limits import label_sets, limits_in_force, overrides, positions
 from spendfuse.ledger.statements import sql
 from spendfuse.ledger.store import BalanceLine, SpendRow
 
 _SELECT_CLOCK = sql("postgres", "select_clock")
+_FOLD_SPEND = sql("postgres", "fold_spend")
 _SELECT_CURRENT_BALANCES = sql("postgres", "select_current_balances")
 _SELECT_RATES = sql("postgres", "select_rates")
 _REPORT_SPEND = sql("postgres", "report_spend")
@@ -74,6 +77,16 @@ class PostgresReader:
     async def _now_ns(self, connection: PostgresConnection) -> int:
         now_ns: int = await connection.only(_SELECT_CLOCK) if self._clock is None else self._clock.now_ns()
         return now_ns
+
+    async def baseline(self, breaker: Breaker) -> dict[str, Counts]:
+        """See `BreakerLedger.baseline`."""
+        async with self._snapshot() as connection:
+            now_ms = await self._now_ns(connection) // NS_PER_MS
+            labels, spans = await label_sets(connection), list[Iterable[Spent]]()
+            for from_ms, until_ms in baseline_spans(breaker, now_ms):
+                rows = await connection.rows(_FOLD_SPEND, from_ms, until_ms)
+                spans.append(spent_of(rows, labels))  # type: ignore[arg-type]
+            return baseline_of(breaker, spans, now_ms)
 
     @contextlib.asynccontextmanager
     async def _snapshot(self) -> AsyncGenerator[PostgresConnection]:

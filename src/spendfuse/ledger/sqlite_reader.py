@@ -9,22 +9,30 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from spendfuse.clock import Clock
+from spendfuse.core.breakers import Breaker, Counts
 from spendfuse.core.labels import FLEETING_LABELS
 from spendfuse.core.windows import NS_PER_MS
 from spendfuse.ledger.applied import window_of
+from spendfuse.ledger.baselines import baseline_of, baseline_spans, spent_of
+from spendfuse.ledger.breakers import BreakerChange, BreakerStates
 from spendfuse.ledger.definitions import Override, StoredLimit
 from spendfuse.ledger.folding import spend_parts
 from spendfuse.ledger.lines import always_shown, balance_line, rate_line
 from spendfuse.ledger.operations import Audit
+from spendfuse.ledger.spent import SpentLine
 from spendfuse.ledger.sqlite_audit import audit
+from spendfuse.ledger.sqlite_breakers import breaker_changes, breaker_states
 from spendfuse.ledger.sqlite_file import connect_reader, store_errors
 from spendfuse.ledger.sqlite_limits import limits_in_force, overrides, positions
+from spendfuse.ledger.sqlite_spent import spent_now
 from spendfuse.ledger.statements import sql
 from spendfuse.ledger.store import BalanceLine, KeyRecord, SpendRow, TargetOverrun, Topic
 
 _SELECT_CURRENT_BALANCES = sql("sqlite", "select_current_balances")
 _SELECT_RATES = sql("sqlite", "select_rates")
 _SELECT_KEYS = sql("sqlite", "select_keys")
+_SELECT_LABEL_SETS = sql("sqlite", "select_label_sets")
+_FOLD_SPEND = sql("sqlite", "fold_spend")
 _SELECT_OVERRUNS = sql("sqlite", "select_overruns")
 _SELECT_REVISIONS = sql("sqlite", "select_revisions")
 _REPORT_SPEND = sql("sqlite", "report_spend")
@@ -93,6 +101,34 @@ class SqliteReader:
         """See `Ledger.overruns`."""
         with store_errors():
             return [TargetOverrun(*row) for row in self._connection.execute(_SELECT_OVERRUNS)]
+
+    def spent(self) -> list[SpentLine]:
+        """See `Ledger.spent`."""
+        with store_errors():
+            return spent_now(self._connection, self._clock.now_ns() // NS_PER_MS)
+
+    def breakers(self) -> BreakerStates:
+        """See `BreakerLedger.breakers`."""
+        with self._snapshot():
+            return breaker_states(self._connection, self._clock.now_ns() // NS_PER_MS)
+
+    def breaker_changes(self, *, after: int, newest: int | None) -> list[BreakerChange]:
+        """See `BreakerLedger.breaker_changes`."""
+        with store_errors():
+            return breaker_changes(self._connection, after=after, newest=newest)
+
+    def baseline(self, breaker: Breaker) -> dict[str, Counts]:
+        """See `BreakerLedger.baseline`."""
+        with self._snapshot():
+            now_ms = self._clock.now_ns() // NS_PER_MS
+            labels: dict[int, dict[str, str]] = {
+                number: json.loads(text) for number, text in self._connection.execute(_SELECT_LABEL_SETS)
+            }
+            spans = [
+                spent_of(self._connection.execute(_FOLD_SPEND, {"from_ms": from_ms, "until_ms": until_ms}), labels)
+                for from_ms, until_ms in baseline_spans(breaker, now_ms)
+            ]
+            return baseline_of(breaker, spans, now_ms)
 
     def revisions(self) -> dict[Topic, int]:
         """See `Ledger.revisions`."""

@@ -15,6 +15,8 @@ from spendfuse.core.reservations import Entry
 from spendfuse.core.subjects import hour_of
 from spendfuse.core.windows import NS_PER_MS
 from spendfuse.ledger.applied import END_IS_OVER, WITHOUT_LIMITS, AppliedLimits, wrong_subject
+from spendfuse.ledger.breakers import BreakerOperation
+from spendfuse.ledger.breaking import run_breakers, run_now
 from spendfuse.ledger.operations import (
     AddKey,
     ApplyLimits,
@@ -35,9 +37,11 @@ from spendfuse.ledger.operations import (
     Void,
 )
 from spendfuse.ledger.pieces import Piece
+from spendfuse.ledger.spent import NoteSpent
 from spendfuse.ledger.sqlite_audit import repair
 from spendfuse.ledger.sqlite_batch import SqliteBatch
 from spendfuse.ledger.sqlite_books import Books
+from spendfuse.ledger.sqlite_breakers import SqliteBreakers
 from spendfuse.ledger.sqlite_file import (
     FileLock,
     OwnerFiles,
@@ -49,6 +53,7 @@ from spendfuse.ledger.sqlite_file import (
 )
 from spendfuse.ledger.sqlite_limits import apply_limits, end_amounts, set_amount
 from spendfuse.ledger.sqlite_overruns import clear_overrun
+from spendfuse.ledger.sqlite_spent import note_spent
 from spendfuse.ledger.sqlite_upkeep import keep_up
 from spendfuse.ledger.statements import sql
 from spendfuse.ledger.store import StaleReservation, Topic
@@ -162,6 +167,8 @@ class SqliteWriter:
         return outcomes
 
     def _execute(self, batch: SqliteBatch, operation: Operation, now_ms: int) -> Outcome:
+        if isinstance(operation, BreakerOperation):
+            return run_now(run_breakers(SqliteBreakers(self._connection), operation, now_ms))
         match operation:
             case Reserve():
                 return batch.reserve(operation) if self.owner_id else WITHOUT_LIMITS
@@ -191,6 +198,8 @@ class SqliteWriter:
                 return self._add_key(operation, now_ms)
             case RevokeKey():
                 return self._revoke_key(operation, now_ms)
+            case NoteSpent():
+                return note_spent(self._connection, operation, now_ms)
             case ClearOverrun():
                 return clear_overrun(self._connection, operation.target)
             case _:

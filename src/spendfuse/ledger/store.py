@@ -20,6 +20,8 @@ from spendfuse.core.limits import Limit
 from spendfuse.core.quotes import Amounts, CapRange, Quote
 from spendfuse.core.reservations import Charge, Entry, ReservationId
 from spendfuse.core.subjects import NEW_SUBJECTS_PER_HOUR
+from spendfuse.ledger.breakers import BreakerLedger
+from spendfuse.ledger.spent import SpentLine, SpentNote
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +179,12 @@ class Topic(StrEnum):
 
     KEYS = "keys"
     OVERRUNS = "overruns"
+    SPENT = "spent"
+    """Grows when a limit that was spent no longer is, as its amount was raised."""
+    BREAKERS = "breakers"
 
 
-class Ledger(Protocol):
+class Ledger(BreakerLedger, Protocol):
     """Balances, reservations and entries behind one atomic interface."""
 
     @property
@@ -351,6 +356,17 @@ class Ledger(Protocol):
 
     async def clear_overrun(self, target: str) -> bool:
         """Trust a target's quotes again; False when they were not multiplied."""
+        ...
+
+    async def note_spent(self, notes: Sequence[SpentNote]) -> bool:
+        """Write down that limits are spent, each once for each subject and window; True where one was not known to be.
+
+        A note that comes too late, as its window has turned or the amount was raised, changes nothing.
+        """
+        ...
+
+    async def spent(self) -> Sequence[SpentLine]:
+        """The limits that are spent now, until their windows turn or their amounts are raised."""
         ...
 
     async def revisions(self) -> Mapping[Topic, int]:

@@ -11,7 +11,8 @@ from spendfuse.core.limits import Limit
 from spendfuse.core.quotes import Quote
 from spendfuse.core.reservations import Charge, Entry, ReservationId
 from spendfuse.ledger.applied import AppliedLimits
-from spendfuse.ledger.batching import STORE_TIMEOUT_S, Batching
+from spendfuse.ledger.batching import STORE_TIMEOUT_S
+from spendfuse.ledger.breaker_verbs import BreakerVerbs
 from spendfuse.ledger.operations import (
     AddKey,
     ApplyLimits,
@@ -29,6 +30,7 @@ from spendfuse.ledger.operations import (
     Upkeep,
     Void,
 )
+from spendfuse.ledger.spent import NoteSpent, SpentLine, SpentNote
 from spendfuse.ledger.store import (
     BalanceLine,
     Demand,
@@ -48,7 +50,7 @@ OUTDATED_RETRY_S = 0.05
 """How often they are tried meanwhile: a process that was late may put the limits of this one into force again."""
 
 
-class BatchingLedger(Batching):
+class BatchingLedger(BreakerVerbs):
     """A `Ledger` over an engine. Bound to the event loop in which it was made; `start` must be called once."""
 
     def __init__(self, engine: Engine, *, timeout_s: float = STORE_TIMEOUT_S) -> None:
@@ -180,6 +182,14 @@ class BatchingLedger(Batching):
     async def clear_overrun(self, target: str) -> bool:
         """See `Ledger`."""
         return await self._submit(self._freeing, ClearOverrun(target)) is True
+
+    async def note_spent(self, notes: Sequence[SpentNote]) -> bool:
+        """See `Ledger`."""
+        return await self._submit(self._freeing, NoteSpent(tuple(notes))) is True
+
+    async def spent(self) -> Sequence[SpentLine]:
+        """See `Ledger`."""
+        return await self._open_engine().spent()
 
     async def revisions(self) -> Mapping[Topic, int]:
         """See `Ledger`."""

@@ -16,6 +16,7 @@ from spendfuse.gate.exchanges import served
 from spendfuse.gate.gate import Gate
 from spendfuse.gate.routes import Routes, via_of
 from spendfuse.gate.shared import Shared
+from spendfuse.server.admin import AdminApi
 from spendfuse.server.app import App
 from spendfuse.server.auth import Keyring
 from spendfuse.server.others import others_app
@@ -29,8 +30,8 @@ class Gateway:
     def __init__(self, config: Config, *, shared: Shared, keyring: Keyring) -> None:
         self._shared = shared
         self._keyring = keyring
-        self._others = others_app(lambda: shared.ledger.outage)
         self._app = self._app_of(config, Routes(config, shared.clock))
+        shared.breakers.configure(config.breakers)
 
     def __call__(self, scope: Message, receive: Receive, send: Send, /) -> Awaitable[None]:
         return self._app(scope, receive, send)
@@ -50,17 +51,19 @@ class Gateway:
         # those that have yet to reserve: the promise is the ledger's, whoever asks it.
         await self._shared.ledger.apply(config.limits)
         self._keyring.configure(config.keys, new_subjects_per_hour=config.new_subjects_per_hour)
+        self._shared.breakers.configure(config.breakers)
         self._app = app
 
     def _app_of(self, config: Config, routes: Routes) -> App:
         serves = served(config, self._shared.clock)
         gate = Gate(config=config, routes=routes, exchanges=serves.exchanges, shared=self._shared)
+        admin = AdminApi(config, self._shared.ledger, self._shared.breakers.learn)
         return App(
             gate=gate,
             keyring=self._keyring,
             dialects=serves.dialects,
             models=config.models,
-            others=self._others,
+            others=others_app(lambda: self._shared.ledger.outage, admin.routes()),
             peers=Peers(config.trusted_proxies) if gate.needs_peers else None,
             body_bytes_max=config.body_bytes_max,
             via=via_of(config),

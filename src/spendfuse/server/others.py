@@ -1,6 +1,6 @@
 """Everything outside `/v1`: health, and a clear 404."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -11,8 +11,10 @@ from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.server.run import ASGIApp
 
 
-def others_app(outage: Callable[[], LedgerUnavailable | None]) -> ASGIApp:
-    """The app for health checks. `outage` says why calls can't be admitted. Anyone may ask, so it asks nobody else."""
+def others_app(outage: Callable[[], LedgerUnavailable | None], more: Sequence[Route] = ()) -> ASGIApp:
+    """The app for health checks, and `more`. `outage` says why calls can't be admitted. Anyone may ask, so it asks
+    nobody else.
+    """
 
     async def live(_: Request) -> JSONResponse:
         return JSONResponse({"status": "live"})
@@ -32,5 +34,5 @@ def others_app(outage: Callable[[], LedgerUnavailable | None]) -> ASGIApp:
         )
 
     return Starlette(
-        routes=[Route("/health/live", live), Route("/health/ready", ready)], exception_handlers={404: unknown}
+        routes=[Route("/health/live", live), Route("/health/ready", ready), *more], exception_handlers={404: unknown}
     )
