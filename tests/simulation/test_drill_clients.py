@@ -88,6 +88,8 @@ def test_a_client_is_done_after_three_refusals_that_nothing_can_change() -> None
     assert not sent(final, times=2)[1].is_done
     assert sent(final, times=3)[1].is_done
     assert not sent(final, final, Heard(200), final, final, times=5)[1].is_done
+    open_breaker = Heard(503, "breaker errors", should_retry=False)
+    assert sent(final, open_breaker, final, open_breaker, final, times=5)[1].is_done
 
 
 def refusal(code: Code, shortfall: Shortfall, *, resets_at_s: float | None) -> Deny:

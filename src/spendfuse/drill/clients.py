@@ -29,7 +29,7 @@ _SDK_RETRY_AFTER_S_MAX = 60.0
 _REPEATED_STATUSES = frozenset({408, 409, 429})
 TIMED_OUT = Heard(0)
 FINAL_REFUSALS = 3
-"""So many refusals in a row that no repetition can change, and a client is done."""
+"""So many refusals that no repetition can change, and nothing that got through between, and a client is done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,10 @@ class Clients:
                 answer = await self._way.send(source, ask)
         except TimeoutError:
             answer = TIMED_OUT
-        source.final_refusals = source.final_refusals + 1 if answer.is_final else 0
+        if answer.is_final:
+            source.final_refusals += 1
+        elif not answer.refused_by:
+            source.final_refusals = 0
         self.on_attempt(ask, answer)
         return answer
 
