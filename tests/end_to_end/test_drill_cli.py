@@ -25,7 +25,7 @@ limits:
   company-day: {usd: 2, per: day}
   user-day: {usd: 0.2, per: day, each: user}
 """
-UNLIMITED = LIMITED[: LIMITED.index("limits:")]
+UNLIMITED = LIMITED[: LIMITED.index("limits:")] + "breakers: {}\n"
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in {*VARIABLES, "SPENDFUSE_CONFIG"}}
 
 
@@ -56,7 +56,7 @@ def test_the_exit_code_says_whether_a_scenario_got_past_the_greatest_loss(tmp_pa
     assert drill(tmp_path, "power-user", "--max-loss", "$0.1").returncode == 1
 
 
-def test_a_config_without_limits_shows_the_whole_loss_and_fails(tmp_path: Path) -> None:
+def test_a_config_without_limits_and_breakers_shows_the_whole_loss_and_fails(tmp_path: Path) -> None:
     done = drill(tmp_path, "--hours", "0.2", config=UNLIMITED)
     assert done.returncode == 1
     header, *rows = done.stdout.split("\n\n")[0].splitlines()

@@ -33,8 +33,8 @@ async def audited_stage(config: Config, client: UpstreamClient, clock: Clock) ->
 
 
 def config_of(limits: str = "") -> Config:
-    """A config with two models and these limits, YAML below their key."""
-    return parse(f"{MODELS}\nlimits: {{{limits}}}", environ={})
+    """A config with two models, these limits (YAML below their key), and no breakers."""
+    return parse(f"{MODELS}\nlimits: {{{limits}}}\nbreakers: {{}}", environ={})
 
 
 def play(config: Config, scenario: str, *, hours: float | None = None, seed: int = 1) -> Finding:

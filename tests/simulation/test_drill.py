@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from drill_harness import audited_stage, config_of, play
 
+from spendfuse.core.breakers import Breaker, Burn
 from spendfuse.core.errors import ConfigInvalid
 from spendfuse.core.money import NANOS_PER_USD
+from spendfuse.core.windows import Span
 from spendfuse.drill.rehearsal import Rehearsal
 from spendfuse.drill.scenarios import SCENARIOS
 from spendfuse.drill.stage import rehearsed
@@ -86,6 +88,18 @@ def test_who_was_stopped_in_the_ordinary_hours_already_is_stopped_from_the_begin
     assert found.stopped is not None and (found.stopped.after_s, found.stopped.by) == (0, "ever")
     assert found.attempts == found.reached == found.billed == found.charged == 0
     assert found.unprotected > 0
+
+
+def test_breakers_take_part() -> None:
+    config = config_of("month: {usd: 100, per: month}")
+    burn = Breaker("burn", Burn(nanos=NANOS_PER_USD), over=Span(600_000))
+    attacked = play(replace(config, breakers=(burn,)), "denial-of-wallet", hours=0.5)
+    assert attacked.refusals["breaker burn"] > 0
+    assert attacked.billed < attacked.unprotected / 4
+
+
+def test_a_failing_provider_opens_the_breaker_of_errors_that_is_on_by_default(tmp_path: Path) -> None:
+    assert play(zero_config(KEYS, tmp_path), "retry-loop", hours=0.2).refusals["breaker errors"] > 0
 
 
 def test_an_attack_comes_with_many_keys_and_addresses() -> None:
