@@ -17,6 +17,7 @@ from spendfuse.ledger.applied import AppliedLimits, window_of
 from spendfuse.ledger.breakers import BreakerChange, BreakerLine, CountRow, Key
 from spendfuse.ledger.definitions import Override
 from spendfuse.ledger.endings import Ending, settled_by
+from spendfuse.ledger.folding import with_top
 from spendfuse.ledger.lines import balance_line, rate_line
 from spendfuse.ledger.spent import SpentLine, SpentNote, spent_window
 from spendfuse.ledger.store import BalanceLine, KeyRecord, RefusalCount, SpendRow, TargetOverrun, Topic
@@ -153,7 +154,7 @@ class MemoryStore:
                 limit, subject, override, settled=settled, reserved=reserved, resets_at_ms=window.ends_at_ms
             )
 
-    def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> Sequence[SpendRow]:
+    def spend(self, label: str, *, since_ms: int, until_ms: int | None, top: int | None) -> Sequence[SpendRow]:
         """See `Ledger.spend`."""
         rows: dict[str, SpendRow] = {}
         for one in self.reservations.values():
@@ -171,7 +172,7 @@ class MemoryStore:
                     row.cost + amounts.cost,
                     row.estimated_cost + ending.estimated_cost,
                 )
-        return sorted(rows.values(), key=lambda row: (-row.cost, row.value))
+        return with_top(sorted(rows.values(), key=lambda row: (-row.cost, row.value)), top)
 
     def _balance(self, limit: Limit, subject: str, at_ms: int) -> Balance | None:
         """A balance in the window of an instant; one that is over keeps the rules by which it ended.

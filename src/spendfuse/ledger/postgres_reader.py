@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from spendfuse.clock import Clock
 from spendfuse.core.breakers import Breaker, Counts
 from spendfuse.core.labels import FLEETING_LABELS
+from spendfuse.core.money import AMOUNT_MAX
 from spendfuse.core.windows import NS_PER_MS
 from spendfuse.ledger.applied import window_of
 from spendfuse.ledger.baselines import Spent, baseline_of, baseline_spans, spent_of
@@ -63,7 +64,7 @@ class PostgresReader:
         async with self._snapshot() as connection:
             return await audit(connection, await self._now_ns(connection) // NS_PER_MS)
 
-    async def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> list[SpendRow]:
+    async def spend(self, label: str, *, since_ms: int, until_ms: int | None, top: int | None) -> list[SpendRow]:
         """See `Ledger.spend`."""
         async with self._snapshot() as connection:
             known = await positions(connection)
@@ -72,7 +73,8 @@ class PostgresReader:
             statement = _REPORT_FLEETING_SPEND if is_fleeting else _REPORT_SPEND
             spans = [parts.entries] if is_fleeting else [parts.buckets, parts.entries]
             columns = [[span[end] for span in several] for several in spans for end in (0, 1)]
-            return [SpendRow(*row) for row in await connection.rows(statement, label, *parts.days, *columns)]
+            rows = await connection.rows(statement, label, *parts.days, *columns, AMOUNT_MAX if top is None else top)
+            return [SpendRow(*row) for *row, _ in rows]
 
     async def _now_ns(self, connection: PostgresConnection) -> int:
         now_ns: int = await connection.only(_SELECT_CLOCK) if self._clock is None else self._clock.now_ns()

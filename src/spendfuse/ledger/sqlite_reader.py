@@ -11,6 +11,7 @@ from pathlib import Path
 from spendfuse.clock import Clock
 from spendfuse.core.breakers import Breaker, Counts
 from spendfuse.core.labels import FLEETING_LABELS
+from spendfuse.core.money import AMOUNT_MAX
 from spendfuse.core.windows import NS_PER_MS
 from spendfuse.ledger.applied import window_of
 from spendfuse.ledger.baselines import baseline_of, baseline_spans, spent_of
@@ -71,7 +72,7 @@ class SqliteReader:
         with self._snapshot():
             return audit(self._connection, self._clock.now_ns() // NS_PER_MS)
 
-    def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> list[SpendRow]:
+    def spend(self, label: str, *, since_ms: int, until_ms: int | None, top: int | None) -> list[SpendRow]:
         """See `Ledger.spend`."""
         with self._snapshot():
             parts = spend_parts(label, since_ms=since_ms, until_ms=until_ms, positions=positions(self._connection))
@@ -81,9 +82,10 @@ class SqliteReader:
                 "day_until_ms": parts.days[1],
                 "buckets": json.dumps(parts.buckets),
                 "entries": json.dumps(parts.entries),
+                "top": AMOUNT_MAX if top is None else top,
             }
             statement = _REPORT_FLEETING_SPEND if label in FLEETING_LABELS else _REPORT_SPEND
-            return [SpendRow(*row) for row in self._connection.execute(statement, parameters)]
+            return [SpendRow(*row) for *row, _ in self._connection.execute(statement, parameters)]
 
     def keys(self) -> list[KeyRecord]:
         """See `Ledger.keys`."""
