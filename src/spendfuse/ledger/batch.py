@@ -7,19 +7,21 @@ and in the books, and an engine writes both, one statement for each table.
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from spendfuse.core.alerts import Alert
 from spendfuse.core.decisions import Admitted, Refused, decide
 from spendfuse.core.errors import LedgerError, LimitsOutdated, ReservationEnded, ReservationUnknown
 from spendfuse.core.labels import Labels
 from spendfuse.core.money import Nanos
 from spendfuse.core.quotes import Amounts
 from spendfuse.core.reservations import Charge, Entry, EntryKind, ReservationId, reservation_text
+from spendfuse.core.thresholds import next_share_at, shares_reached, threshold_alert
 from spendfuse.core.windows import MS_PER_S, NS_PER_MS
 from spendfuse.ledger.definitions import StoredLimit
-from spendfuse.ledger.endings import Ending, closed, expired, late, settled_by, voided
+from spendfuse.ledger.endings import Ending, closed, expired, late, overrun_alert, settled_by, voided
 from spendfuse.ledger.folding import BUCKET_MS
 from spendfuse.ledger.operations import Extend, Outcome, Record, Reserve, Settle, Void
 from spendfuse.ledger.rows import Attribution, BalanceRow, EndedReservation, Lines, OpenReservation, RateRow
-from spendfuse.ledger.store import Demand
+from spendfuse.ledger.store import Demand, TargetOverrun
 
 
 @dataclass(slots=True)
@@ -35,6 +37,8 @@ class Changes:
     entries: list[tuple[object, ...]] = field(default_factory=list[tuple[object, ...]])
     spend: dict[tuple[int, int], list[int]] = field(default_factory=dict[tuple[int, int], list[int]])
     """What to add to the rollup, by bucket and label set."""
+    alerts: list[Alert] = field(default_factory=list[Alert])
+    """Of those that are there already, none is written again."""
 
 
 class BatchBooks(Protocol):
@@ -70,8 +74,8 @@ class BatchBooks(Protocol):
         """The limit in force with this name."""
         ...
 
-    def note_overrun(self, target: str, entry: Entry, *, reserved_at_ms: int, now_ms: int) -> None:
-        """Multiply the later quotes of the target of an entry above its quote."""
+    def note_overrun(self, target: str, entry: Entry, *, reserved_at_ms: int, now_ms: int) -> TargetOverrun | None:
+        """Multiply the later quotes of the target of an entry above its quote; by what, where they were not before."""
         ...
 
     def touch_balance(self, row: BalanceRow) -> None:
@@ -198,8 +202,7 @@ class Batch:
         for row in lines.balances:
             if row.exists or self._opens_late(row):
                 row.exists = True
-                row.end(settled=settled_by(row.unit, ending.entry), reserved=0)
-                books.touch_balance(row)
+                self._end(row, settled=settled_by(row.unit, ending.entry), reserved=0)
         for rate in lines.rates:
             rate.tat_ns = rate.view().passed(self._now_ns)
             books.touch_rate(rate)
@@ -259,10 +262,27 @@ class Batch:
         for row in self._books.lines(attribution, known.reserved_at_ms).balances:
             # A balance that nobody has opened yet will open at the fold, this entry included.
             if row.exists:
-                row.end(settled=settled_by(row.unit, entry), reserved=-held.of(row.unit))
-                self._books.touch_balance(row)
+                self._end(row, settled=settled_by(row.unit, entry), reserved=-held.of(row.unit))
         self._record(ended, ending)
         return entry
+
+    def _end(self, row: BalanceRow, *, settled: int, reserved: int) -> None:
+        row.end(settled=settled, reserved=reserved)
+        self._books.touch_balance(row)
+        if row.settled >= row.alerts_from:
+            self._note_thresholds(row)
+
+    def _note_thresholds(self, row: BalanceRow) -> None:
+        """Invariant 16: an alert for each share that is reached, in the transaction that reached it, unless it is there
+        already. Nobody needs to hear of a window that is over.
+        """
+        amount, settled = row.amount, row.settled
+        row.alerts_from = next_share_at(row.limit, amount=amount, settled=settled)
+        if row.window.holds(self._now_ms):
+            self._changes.alerts += [
+                threshold_alert(row.limit, row.subject, row.window, share=share, amount=amount, settled=settled)
+                for share in shares_reached(row.limit, amount=amount, settled=settled)
+            ]
 
     def _opens_late(self, row: BalanceRow) -> bool:
         """Whether a call that held nothing opens this balance: not where its window was over before its limit was in
@@ -277,8 +297,7 @@ class Batch:
         attribution = self._books.attribution(ended.label_set_id, ended.fleeting)
         for row in self._books.lines(attribution, ended.reserved_at_ms).balances:
             if row.exists:
-                row.end(settled=settled_by(row.unit, ending.entry), reserved=0)
-                self._books.touch_balance(row)
+                self._end(row, settled=settled_by(row.unit, ending.entry), reserved=0)
         self._record(ended, ending)
         return ending.entry
 
@@ -302,8 +321,12 @@ class Batch:
 
     def _note_overrun(self, ended: EndedReservation, entry: Entry) -> None:
         target = self._books.attribution(ended.label_set_id, ended.fleeting).labels.get("target")
-        if target is not None:
-            self._books.note_overrun(target, entry, reserved_at_ms=ended.reserved_at_ms, now_ms=self._now_ms)
+        if target is None:
+            return
+        now_ms = self._now_ms
+        first = self._books.note_overrun(target, entry, reserved_at_ms=ended.reserved_at_ms, now_ms=now_ms)
+        if first is not None:
+            self._changes.alerts.append(overrun_alert(first, entry))
 
     def _deadline_ms(self, deadline_s: float) -> int:
         return self._now_ms + int(deadline_s * MS_PER_S)

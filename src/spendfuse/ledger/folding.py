@@ -1,7 +1,7 @@
 """Adding up entries and open reservations by limit and subject: what a balance is, whatever the database."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from spendfuse.core.labels import FLEETING_LABELS, Labels
@@ -47,6 +47,16 @@ def fold(limit: Limit, *, settled: Iterable[Sum], reserved: Iterable[Sum]) -> di
     return {subject: (total[0], total[1]) for subject, total in totals.items()}
 
 
+def settled_by_limit(limits: Iterable[Limit], settled: Sequence[Sum]) -> dict[tuple[str, str], int]:
+    """What each limit counts of these, by its name and subject, in its unit; not those that the rollup can't tell."""
+    return {
+        (limit.name, subject): amount
+        for limit in limits
+        if not limit.is_rate and FLEETING_LABELS.isdisjoint((*limit.each, *limit.match))
+        for subject, (amount, _) in fold(limit, settled=settled, reserved=()).items()
+    }
+
+
 def fits_rollup(limit: Limit, window: Window) -> bool:
     """Whether the rollup knows the window and the labels as exactly as the entries do."""
     is_aligned = window.starts_at_ms % BUCKET_MS == 0 and (window.ends_at_ms or 0) % BUCKET_MS == 0
@@ -87,12 +97,16 @@ class SpendPart:
     until_ms: int
 
 
-def spend_parts(label: str, *, since_ms: int, until_ms: int | None) -> list[SpendPart]:
-    """Whole buckets come from the rollup, what is cut off at either end from the entries."""
+def spend_parts(
+    label: str, *, since_ms: int, until_ms: int | None, of: tuple[Limit, str] | None = None
+) -> list[SpendPart]:
+    """Whole buckets come from the rollup, what is cut off at either end from the entries; all of it where a label is
+    told apart that the rollup leaves out."""
     until = AMOUNT_MAX if until_ms is None else until_ms
     from_bucket = -(-since_ms // BUCKET_MS) * BUCKET_MS
     until_bucket = until if until_ms is None else until // BUCKET_MS * BUCKET_MS
-    if label in FLEETING_LABELS or from_bucket >= until_bucket:
+    named = {label} if of is None else {label, *of[0].each, *of[0].match}
+    if not FLEETING_LABELS.isdisjoint(named) or from_bucket >= until_bucket:
         return [SpendPart(is_rollup=False, from_ms=since_ms, until_ms=until)]
     return [
         SpendPart(is_rollup=False, from_ms=since_ms, until_ms=from_bucket),
@@ -101,11 +115,15 @@ def spend_parts(label: str, *, since_ms: int, until_ms: int | None) -> list[Spen
     ]
 
 
-def spend_rows(label: str, rows: Iterable[SumRow], label_sets: Mapping[int, Labels]) -> list[SpendRow]:
-    """Spend by the values of a label, the dearest first."""
+def spend_rows(
+    label: str, rows: Iterable[SumRow], label_sets: Mapping[int, Labels], *, of: tuple[Limit, str] | None = None
+) -> list[SpendRow]:
+    """Spend by the values of a label, the dearest first; with `of` only what a limit counts under a subject."""
     totals: dict[str, list[int]] = {}
     for label_set_id, fleeting, _, calls, cost, input_tokens, output_tokens, estimated_cost in rows:
         labels = {**label_sets[label_set_id], **json.loads(fleeting)} if fleeting else label_sets[label_set_id]
+        if of is not None and not (of[0].covers(labels) and of[0].subject_of(labels) == of[1]):
+            continue
         total = totals.setdefault(labels.get(label, ""), [0] * 5)
         for column, more in enumerate((calls, input_tokens, output_tokens, cost, estimated_cost)):
             total[column] += more

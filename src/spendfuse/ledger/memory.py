@@ -15,9 +15,10 @@ from spendfuse.core.quotes import Amounts
 from spendfuse.core.reservations import Entry, EntryKind, ReservationId, reservation_text
 from spendfuse.core.subjects import hour_of, refuse_new_subjects, unseen_subjects
 from spendfuse.core.windows import NS_PER_MS
+from spendfuse.ledger.alerts import ChannelHealth, StoredAlert
 from spendfuse.ledger.applied import END_IS_OVER, WITHOUT_LIMITS, AppliedLimits, wrong_subject
 from spendfuse.ledger.definitions import Override
-from spendfuse.ledger.endings import closed, expired, late, raised_overrun, voided
+from spendfuse.ledger.endings import closed, expired, late, overrun_alert, raised_overrun, voided
 from spendfuse.ledger.memory_store import MemoryStore, Reservation
 from spendfuse.ledger.operations import (
     AddKey,
@@ -27,7 +28,9 @@ from spendfuse.ledger.operations import (
     ExpireDue,
     Extend,
     Operation,
+    OutboxStep,
     Outcome,
+    RaiseAlerts,
     Record,
     Repair,
     Reserve,
@@ -86,9 +89,27 @@ class MemoryEngine:
         """See `Engine`. A balance is the fold itself, so none can differ from it."""
         return []
 
-    async def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> Sequence[SpendRow]:
+    async def spend(
+        self, label: str, *, since_ms: int, until_ms: int | None, of: tuple[Limit, str] | None
+    ) -> Sequence[SpendRow]:
         """See `Engine`."""
-        return self._store.spend(label, since_ms=since_ms, until_ms=until_ms)
+        return self._store.spend(label, since_ms=since_ms, until_ms=until_ms, of=of)
+
+    async def settled_since(self, since_ms: int) -> Mapping[tuple[str, str], int]:
+        """See `Engine`."""
+        return self._store.settled_since(since_ms)
+
+    async def has_outbox_work(self, holder: str) -> bool:
+        """See `Engine`."""
+        return self._store.outbox.has_work(holder, self._now_ms(), self._store.why_over)
+
+    async def alerts(self, since_ms: int) -> Sequence[StoredAlert]:
+        """See `Engine`."""
+        return self._store.outbox.listed(since_ms)
+
+    async def channel_health(self) -> Sequence[ChannelHealth]:
+        """See `Engine`."""
+        return self._store.outbox.health()
 
     async def keys(self) -> Sequence[KeyRecord]:
         """See `Engine`."""
@@ -137,6 +158,10 @@ class MemoryEngine:
                 return self._revoke_key(operation)
             case ClearOverrun():
                 return self._clear_overrun(operation)
+            case RaiseAlerts():
+                return self._store.outbox.insert(operation.alerts, self._now_ms())
+            case OutboxStep():
+                return self._store.outbox.step(operation, self._now_ms(), self._store.why_over)
             case _:
                 assert_never(operation)
 
@@ -218,6 +243,7 @@ class MemoryEngine:
         else:
             return known.endings[-1].entry
         entry = known.endings[-1].entry
+        self._store.note_thresholds(known, self._now_ms())
         if entry.overrun_cost:
             self._note_overrun(known, entry)
         return entry
@@ -232,6 +258,8 @@ class MemoryEngine:
         if raised is not None:
             store.overruns[target] = raised
             store.revisions[Topic.OVERRUNS] += 1
+            if before is None:
+                store.outbox.insert([overrun_alert(raised, entry)], now_ms)
 
     def _clear_overrun(self, operation: ClearOverrun) -> bool:
         if self._store.overruns.pop(operation.target, None) is None:
@@ -245,6 +273,7 @@ class MemoryEngine:
             return _unknown(operation.reservation_id)
         if not known.endings:
             known.endings.append(voided(operation.reservation_id, known.held))
+            self._store.note_thresholds(known, self._now_ms())
         return known.endings[0].entry
 
     def _record(self, operation: Record) -> Entry:
@@ -266,6 +295,7 @@ class MemoryEngine:
         store.reservations[demand.reservation_id] = recorded = Reservation(
             self.owner_id, demand.labels, at_ms, at_ms, demand.caps.wanted, held, [ending]
         )
+        store.note_thresholds(recorded, now_ns // NS_PER_MS)
         if ending.entry.overrun_cost:
             self._note_overrun(recorded, ending.entry)
         return ending.entry
@@ -280,6 +310,7 @@ class MemoryEngine:
             if not one.endings and (one.deadline_ms <= now_ms or one.owner_id not in self._store.owners):
                 one.endings.append(expired(number, one.held))
                 entries.append(one.endings[0].entry)
+                self._store.note_thresholds(one, now_ms)
         return tuple(entries)
 
     def _now_ms(self) -> int:

@@ -7,16 +7,20 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from spendfuse.core.alerts import Alert, AlertKind
 from spendfuse.core.decisions import Balance, RateState
 from spendfuse.core.labels import FLEETING_LABELS, Labels, Subject
 from spendfuse.core.limits import Limit
 from spendfuse.core.quotes import Amounts
 from spendfuse.core.reservations import ReservationId
+from spendfuse.core.thresholds import shares_reached, threshold_alert
 from spendfuse.core.windows import NS_PER_MS, Window
+from spendfuse.ledger.alerts import Resolution
 from spendfuse.ledger.applied import AppliedLimits, window_of
 from spendfuse.ledger.definitions import Override
 from spendfuse.ledger.endings import Ending, settled_by
 from spendfuse.ledger.lines import balance_line, rate_line
+from spendfuse.ledger.memory_alerts import MemoryOutbox
 from spendfuse.ledger.store import BalanceLine, KeyRecord, RefusalCount, SpendRow, TargetOverrun, Topic
 
 
@@ -49,6 +53,7 @@ class MemoryStore:
     opened: Counter[tuple[str, int]] = field(default_factory=Counter[tuple[str, int]])
     """How many new subjects each key opened, by the start of the hour."""
     revisions: Counter[Topic] = field(default_factory=Counter[Topic])
+    outbox: MemoryOutbox = field(default_factory=MemoryOutbox)
     owners: set[int] = field(default_factory=set[int])
     owners_ever: int = 0
 
@@ -97,11 +102,15 @@ class MemoryStore:
                 limit, subject, override, settled=settled, reserved=reserved, resets_at_ms=window.ends_at_ms
             )
 
-    def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> Sequence[SpendRow]:
+    def spend(
+        self, label: str, *, since_ms: int, until_ms: int | None, of: tuple[Limit, str] | None
+    ) -> Sequence[SpendRow]:
         """See `Ledger.spend`."""
         rows: dict[str, SpendRow] = {}
         for one in self.reservations.values():
             if one.reserved_at_ms < since_ms or (until_ms is not None and one.reserved_at_ms >= until_ms):
+                continue
+            if of is not None and not (of[0].covers(one.labels) and of[0].subject_of(one.labels) == of[1]):
                 continue
             value = one.labels.get(label, "")
             for ending in one.endings:
@@ -116,6 +125,45 @@ class MemoryStore:
                     row.estimated_cost + ending.estimated_cost,
                 )
         return sorted(rows.values(), key=lambda row: (-row.cost, row.value))
+
+    def settled_since(self, since_ms: int) -> Mapping[tuple[str, str], int]:
+        """See `Ledger.settled_since`; exact here."""
+        totals: Counter[tuple[str, str]] = Counter()
+        for one in self.reservations.values():
+            if one.endings and one.reserved_at_ms >= since_ms:
+                for limit, subject in self.limits.matching(one.labels):
+                    if not limit.is_rate and FLEETING_LABELS.isdisjoint((*limit.each, *limit.match)):
+                        totals[limit.name, subject] += sum(settled_by(limit.unit, end.entry) for end in one.endings)
+        return totals
+
+    def note_thresholds(self, one: Reservation, now_ms: int) -> None:
+        """Invariant 16: after the end of a reservation, an alert for each share of a balance that is reached."""
+        for limit, subject in self.limits.matching(one.labels):
+            window = window_of(limit, one.reserved_at_ms)
+            if limit.is_rate or not window.holds(now_ms):
+                continue
+            balance = self.balance(limit, subject, one.reserved_at_ms)
+            amount, settled = balance.amount, balance.settled
+            reached = shares_reached(limit, amount=amount, settled=settled)
+            self.outbox.insert(
+                [
+                    threshold_alert(limit, subject, window, share=share, amount=amount, settled=settled)
+                    for share in reached
+                ],
+                now_ms,
+            )
+
+    def why_over(self, alert: Alert) -> Resolution | None:
+        """Why an alert is over, other than by its time."""
+        if alert.kind is AlertKind.OVERRUN:
+            return None if alert.about in self.overruns else Resolution.CLEARED
+        if alert.kind not in (AlertKind.THRESHOLD, AlertKind.FORECAST):
+            return None
+        limit = next((one for one in self.limits.limits if one.identity == alert.about), None)
+        if limit is None:
+            return Resolution.GONE
+        is_raised = alert.amount is not None and self._amount(limit, alert.subject) > alert.amount
+        return Resolution.RAISED if is_raised else None
 
     def _amount(self, limit: Limit, subject: str) -> int:
         override = self.overrides.get((limit.identity, subject))

@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from spendfuse.core.alerts import Alert
 from spendfuse.core.decisions import Admitted, Refused
 from spendfuse.core.errors import LedgerError
+from spendfuse.core.limits import Limit
 from spendfuse.core.quotes import Quote
 from spendfuse.core.reservations import Charge, Entry, ReservationId
+from spendfuse.ledger.alerts import ChannelHealth, Claim, Ended, OutboxWork, Routed, StoredAlert
 from spendfuse.ledger.applied import AppliedLimits
 from spendfuse.ledger.store import (
     BalanceLine,
@@ -140,6 +143,24 @@ class ClearOverrun:
     target: str
 
 
+@dataclass(frozen=True, slots=True)
+class RaiseAlerts:
+    """See `Ledger.raise_alerts`; the outcome is a bool."""
+
+    alerts: tuple[Alert, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxStep:
+    """See `Ledger.outbox_step`; the outcome is `OutboxWork`, or None where another process has the lease."""
+
+    holder: str
+    lease_ms: int
+    routed: tuple[Routed, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    ended: tuple[Ended, ...] = ()
+
+
 CallOperation = Reserve | Extend | Settle | Void | Record
 """What is about one reservation, whose id it names."""
 Operation = (
@@ -151,10 +172,12 @@ Operation = (
     | AddKey
     | RevokeKey
     | ClearOverrun
+    | RaiseAlerts
+    | OutboxStep
     | Upkeep
     | Repair
 )
-Outcome = Admitted | Refused | Entry | tuple[Entry, ...] | tuple[Mismatch, ...] | bool | LedgerError | None
+Outcome = Admitted | Refused | Entry | tuple[Entry, ...] | tuple[Mismatch, ...] | OutboxWork | bool | LedgerError | None
 """What became of one operation. An error is a value here: it is that of one operation, not of its batch."""
 
 
@@ -183,7 +206,9 @@ class Engine(Protocol):
         """See `Ledger.audit`."""
         ...
 
-    async def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> Sequence[SpendRow]:
+    async def spend(
+        self, label: str, *, since_ms: int, until_ms: int | None, of: tuple[Limit, str] | None
+    ) -> Sequence[SpendRow]:
         """See `Ledger.spend`."""
         ...
 
@@ -193,6 +218,22 @@ class Engine(Protocol):
 
     async def overruns(self) -> Sequence[TargetOverrun]:
         """See `Ledger.overruns`."""
+        ...
+
+    async def settled_since(self, since_ms: int) -> Mapping[tuple[str, str], int]:
+        """See `Ledger.settled_since`."""
+        ...
+
+    async def has_outbox_work(self, holder: str) -> bool:
+        """See `Ledger.has_outbox_work`."""
+        ...
+
+    async def alerts(self, since_ms: int) -> Sequence[StoredAlert]:
+        """See `Ledger.alerts`."""
+        ...
+
+    async def channel_health(self) -> Sequence[ChannelHealth]:
+        """See `Ledger.channel_health`."""
         ...
 
     async def revisions(self) -> Mapping[Topic, int]:

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from spendfuse.clock import Clock
 from spendfuse.core.limits import Limit
+from spendfuse.ledger.alerts import ChannelHealth, StoredAlert
 from spendfuse.ledger.applied import AppliedLimits
 from spendfuse.ledger.batching import STORE_TIMEOUT_S
 from spendfuse.ledger.operations import Operation, Outcome
@@ -99,9 +100,15 @@ class PostgresEngine:
         """See `Engine`."""
         return await self._reader.audit()
 
-    async def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> Sequence[SpendRow]:
+    async def spend(
+        self, label: str, *, since_ms: int, until_ms: int | None, of: tuple[Limit, str] | None
+    ) -> Sequence[SpendRow]:
         """See `Engine`."""
-        return await self._reader.spend(label, since_ms=since_ms, until_ms=until_ms)
+        return await self._reader.spend(label, since_ms=since_ms, until_ms=until_ms, of=of)
+
+    async def settled_since(self, since_ms: int) -> Mapping[tuple[str, str], int]:
+        """See `Engine`."""
+        return await self._reader.settled_since(since_ms)
 
     async def keys(self) -> Sequence[KeyRecord]:
         """See `Engine`."""
@@ -112,6 +119,19 @@ class PostgresEngine:
         """See `Engine`."""
         async with self._writing():
             return await self._writer.overruns()
+
+    async def has_outbox_work(self, holder: str) -> bool:
+        """See `Engine`."""
+        async with self._writing():
+            return await self._writer.has_outbox_work(holder)
+
+    async def alerts(self, since_ms: int) -> Sequence[StoredAlert]:
+        """See `Engine`."""
+        return await self._reader.alerts(since_ms)
+
+    async def channel_health(self) -> Sequence[ChannelHealth]:
+        """See `Engine`."""
+        return await self._reader.channel_health()
 
     async def revisions(self) -> Mapping[Topic, int]:
         """See `Engine`."""

@@ -12,12 +12,15 @@ from spendfuse.ledger.operations import (
     AddKey,
     ApplyLimits,
     ClearOverrun,
+    OutboxStep,
     Outcome,
+    RaiseAlerts,
     Repair,
     RevokeKey,
     SetAmount,
     Upkeep,
 )
+from spendfuse.ledger.postgres_alerts import insert_alerts, outbox_step
 from spendfuse.ledger.postgres_books import PostgresBooks
 from spendfuse.ledger.postgres_connection import PostgresConnection
 from spendfuse.ledger.postgres_limits import apply_limits, set_amount
@@ -25,7 +28,7 @@ from spendfuse.ledger.postgres_upkeep import keep_up, repair
 from spendfuse.ledger.statements import sql
 from spendfuse.ledger.store import KeyRecord, Topic
 
-RareOperation = SetAmount | ApplyLimits | AddKey | RevokeKey | ClearOverrun | Upkeep | Repair
+RareOperation = SetAmount | ApplyLimits | AddKey | RevokeKey | ClearOverrun | RaiseAlerts | OutboxStep | Upkeep | Repair
 
 _SELECT_TAKEN_KEYS = sql("postgres", "select_taken_keys")
 _INSERT_KEY = sql("postgres", "insert_key")
@@ -49,6 +52,10 @@ async def run_rare(
             return await _changed(connection, Topic.KEYS, _REVOKE_KEY, now_ms, operation.name)
         case ClearOverrun():
             return await _changed(connection, Topic.OVERRUNS, _DELETE_OVERRUN, operation.target)
+        case RaiseAlerts():
+            return await insert_alerts(connection, operation.alerts, now_ms)
+        case OutboxStep():
+            return await outbox_step(connection, operation, now_ms)
         case Upkeep():
             return await keep_up(connection, retention_ms=operation.retention_ms, now_ms=now_ms)
         case Repair():

@@ -9,11 +9,15 @@ import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from spendfuse.clock import Clock
+from spendfuse.core.limits import Limit
+from spendfuse.core.money import AMOUNT_MAX
 from spendfuse.core.windows import NS_PER_MS, Window
+from spendfuse.ledger.alerts import ChannelHealth, StoredAlert
 from spendfuse.ledger.applied import window_of
 from spendfuse.ledger.definitions import Override, StoredLimit
-from spendfuse.ledger.folding import SumRow, mismatches, spend_parts, spend_rows
+from spendfuse.ledger.folding import SumRow, mismatches, settled_by_limit, spend_parts, spend_rows, sums
 from spendfuse.ledger.lines import always_shown, balance_line, rate_line
+from spendfuse.ledger.postgres_alerts import read_alerts, read_channel_health
 from spendfuse.ledger.postgres_connection import PostgresConnection, unavailable
 from spendfuse.ledger.postgres_limits import Fold, label_sets, limits_in_force, overrides
 from spendfuse.ledger.statements import sql
@@ -69,14 +73,33 @@ class PostgresReader:
                 found += mismatches(limit, window, balances, await fold.of(limit, window))
             return found
 
-    async def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> list[SpendRow]:
+    async def spend(
+        self, label: str, *, since_ms: int, until_ms: int | None, of: tuple[Limit, str] | None
+    ) -> list[SpendRow]:
         """See `Ledger.spend`."""
         async with self._snapshot() as connection:
             rows: list[SumRow] = []
-            for part in spend_parts(label, since_ms=since_ms, until_ms=until_ms):
+            for part in spend_parts(label, since_ms=since_ms, until_ms=until_ms, of=of):
                 statement = _FOLD_SPEND if part.is_rollup else _FOLD_ENTRIES
                 rows += await connection.rows(statement, part.from_ms, part.until_ms)  # type: ignore[arg-type]
-            return spend_rows(label, rows, await label_sets(connection))
+            return spend_rows(label, rows, await label_sets(connection), of=of)
+
+    async def settled_since(self, since_ms: int) -> dict[tuple[str, str], int]:
+        """See `Ledger.settled_since`."""
+        async with self._snapshot() as connection:
+            limits = [stored.limit for stored in await limits_in_force(connection)]
+            rows = await connection.rows(_FOLD_SPEND, since_ms, AMOUNT_MAX)
+            return settled_by_limit(limits, list(sums(rows, await label_sets(connection))))  # type: ignore[arg-type]
+
+    async def alerts(self, since_ms: int) -> list[StoredAlert]:
+        """See `Ledger.alerts`."""
+        async with self._snapshot() as connection:
+            return await read_alerts(connection, since_ms)
+
+    async def channel_health(self) -> list[ChannelHealth]:
+        """See `Ledger.channel_health`."""
+        async with self._snapshot() as connection:
+            return await read_channel_health(connection)
 
     @contextlib.asynccontextmanager
     async def _snapshot(self) -> AsyncGenerator[PostgresConnection]:

@@ -29,7 +29,9 @@ from spendfuse.ledger.operations import (
     ExpireDue,
     Extend,
     Operation,
+    OutboxStep,
     Outcome,
+    RaiseAlerts,
     Record,
     Repair,
     Reserve,
@@ -39,6 +41,7 @@ from spendfuse.ledger.operations import (
     Upkeep,
     Void,
 )
+from spendfuse.ledger.postgres_alerts import has_outbox_work
 from spendfuse.ledger.postgres_batch import Locking, PostgresBatch
 from spendfuse.ledger.postgres_books import PostgresBooks
 from spendfuse.ledger.postgres_connection import ConnectionLost, PostgresConnection, StartAgain
@@ -141,6 +144,14 @@ class PostgresWriter:
         """See `Ledger.overruns`."""
         rows = await self._again_and_again(lambda connection: connection.rows(_SELECT_OVERRUNS))
         return [TargetOverrun(*row) for row in rows]
+
+    async def has_outbox_work(self, holder: str) -> bool:
+        """See `Ledger.has_outbox_work`."""
+
+        async def ask(connection: PostgresConnection) -> bool:
+            return await has_outbox_work(connection, holder, await self._read_time(connection) // NS_PER_MS)
+
+        return await self._again_and_again(ask)
 
     async def revisions(self) -> dict[Topic, int]:
         """See `Ledger.revisions`."""
@@ -301,6 +312,8 @@ class PostgresWriter:
             case Record():
                 return batch.record(operation)
             case SetAmount() | ApplyLimits() | AddKey() | RevokeKey() | ClearOverrun() | Upkeep() | Repair():
+                raise AssertionError("not part of a batch")
+            case RaiseAlerts() | OutboxStep():
                 raise AssertionError("not part of a batch")
             case _:
                 assert_never(operation)

@@ -10,6 +10,7 @@ from pathlib import Path
 from spendfuse.clock import Clock, SystemClock
 from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.core.limits import Limit
+from spendfuse.ledger.alerts import ChannelHealth, StoredAlert
 from spendfuse.ledger.applied import AppliedLimits
 from spendfuse.ledger.batching import STORE_TIMEOUT_S
 from spendfuse.ledger.operations import Operation, Outcome
@@ -84,9 +85,17 @@ class SqliteEngine:
         """See `Engine`."""
         return await self._reading.submit(self._reader.audit)
 
-    async def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> Sequence[SpendRow]:
+    async def spend(
+        self, label: str, *, since_ms: int, until_ms: int | None, of: tuple[Limit, str] | None
+    ) -> Sequence[SpendRow]:
         """See `Engine`."""
-        return await self._reading.submit(lambda: self._reader.spend(label, since_ms=since_ms, until_ms=until_ms))
+        return await self._reading.submit(
+            lambda: self._reader.spend(label, since_ms=since_ms, until_ms=until_ms, of=of)
+        )
+
+    async def settled_since(self, since_ms: int) -> Mapping[tuple[str, str], int]:
+        """See `Engine`."""
+        return await self._reading.submit(lambda: self._reader.settled_since(since_ms))
 
     async def keys(self) -> Sequence[KeyRecord]:
         """See `Engine`."""
@@ -95,6 +104,18 @@ class SqliteEngine:
     async def overruns(self) -> Sequence[TargetOverrun]:
         """See `Engine`."""
         return await self._reading.submit(self._reader.overruns)
+
+    async def has_outbox_work(self, holder: str) -> bool:
+        """See `Engine`."""
+        return await self._reading.submit(lambda: self._reader.has_outbox_work(holder))
+
+    async def alerts(self, since_ms: int) -> Sequence[StoredAlert]:
+        """See `Engine`."""
+        return await self._reading.submit(lambda: self._reader.alerts(since_ms))
+
+    async def channel_health(self) -> Sequence[ChannelHealth]:
+        """See `Engine`."""
+        return await self._reading.submit(self._reader.channel_health)
 
     async def revisions(self) -> Mapping[Topic, int]:
         """See `Engine`."""

@@ -9,11 +9,16 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from spendfuse.clock import Clock
+from spendfuse.core.labels import Labels
+from spendfuse.core.limits import Limit
+from spendfuse.core.money import AMOUNT_MAX
 from spendfuse.core.windows import NS_PER_MS, Window
+from spendfuse.ledger.alerts import ChannelHealth, StoredAlert
 from spendfuse.ledger.applied import window_of
 from spendfuse.ledger.definitions import Override, StoredLimit
-from spendfuse.ledger.folding import SumRow, mismatches, spend_parts, spend_rows
+from spendfuse.ledger.folding import SumRow, mismatches, settled_by_limit, spend_parts, spend_rows, sums
 from spendfuse.ledger.lines import always_shown, balance_line, rate_line
+from spendfuse.ledger.sqlite_alerts import has_outbox_work, read_alerts, read_channel_health
 from spendfuse.ledger.sqlite_file import connect_reader, store_errors
 from spendfuse.ledger.sqlite_limits import Fold, limits_in_force, overrides
 from spendfuse.ledger.statements import sql
@@ -73,17 +78,37 @@ class SqliteReader:
                 found += mismatches(limit, window, balances, fold.of(limit, window))
             return found
 
-    def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> list[SpendRow]:
+    def spend(self, label: str, *, since_ms: int, until_ms: int | None, of: tuple[Limit, str] | None) -> list[SpendRow]:
         """See `Ledger.spend`."""
         with self._snapshot():
-            label_sets: dict[int, dict[str, str]] = {
-                number: json.loads(text) for number, text in self._connection.execute(_SELECT_LABEL_SETS)
-            }
+            label_sets = self._label_sets()
             rows: list[SumRow] = []
-            for part in spend_parts(label, since_ms=since_ms, until_ms=until_ms):
+            for part in spend_parts(label, since_ms=since_ms, until_ms=until_ms, of=of):
                 statement = _FOLD_SPEND if part.is_rollup else _FOLD_ENTRIES
                 rows += self._connection.execute(statement, {"from_ms": part.from_ms, "until_ms": part.until_ms})
-            return spend_rows(label, rows, label_sets)
+            return spend_rows(label, rows, label_sets, of=of)
+
+    def settled_since(self, since_ms: int) -> dict[tuple[str, str], int]:
+        """See `Ledger.settled_since`."""
+        with self._snapshot():
+            limits = [stored.limit for stored in limits_in_force(self._connection)]
+            rows = self._connection.execute(_FOLD_SPEND, {"from_ms": since_ms, "until_ms": AMOUNT_MAX}).fetchall()
+            return settled_by_limit(limits, list(sums(rows, self._label_sets())))
+
+    def has_outbox_work(self, holder: str) -> bool:
+        """See `Ledger.has_outbox_work`."""
+        with store_errors():
+            return has_outbox_work(self._connection, holder, self._clock.now_ns() // NS_PER_MS)
+
+    def alerts(self, since_ms: int) -> list[StoredAlert]:
+        """See `Ledger.alerts`."""
+        with self._snapshot():
+            return read_alerts(self._connection, since_ms)
+
+    def channel_health(self) -> list[ChannelHealth]:
+        """See `Ledger.channel_health`."""
+        with store_errors():
+            return read_channel_health(self._connection)
 
     def keys(self) -> list[KeyRecord]:
         """See `Ledger.keys`."""
@@ -107,6 +132,9 @@ class SqliteReader:
         with store_errors():
             numbers: dict[str, int] = dict(self._connection.execute(_SELECT_REVISIONS).fetchall())
             return {topic: numbers[topic] for topic in Topic}
+
+    def _label_sets(self) -> dict[int, Labels]:
+        return {number: json.loads(text) for number, text in self._connection.execute(_SELECT_LABEL_SETS)}
 
     @contextlib.contextmanager
     def _snapshot(self) -> Generator[None]:

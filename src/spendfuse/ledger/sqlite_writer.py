@@ -24,7 +24,9 @@ from spendfuse.ledger.operations import (
     ExpireDue,
     Extend,
     Operation,
+    OutboxStep,
     Outcome,
+    RaiseAlerts,
     Record,
     Repair,
     Reserve,
@@ -34,6 +36,7 @@ from spendfuse.ledger.operations import (
     Upkeep,
     Void,
 )
+from spendfuse.ledger.sqlite_alerts import insert_alerts, outbox_step
 from spendfuse.ledger.sqlite_batch import SqliteBatch
 from spendfuse.ledger.sqlite_books import Books
 from spendfuse.ledger.sqlite_file import (
@@ -191,6 +194,11 @@ class SqliteWriter:
                 return self._revoke_key(operation, now_ms)
             case ClearOverrun():
                 return clear_overrun(self._connection, operation.target)
+            case RaiseAlerts():
+                return insert_alerts(self._connection, operation.alerts, now_ms)
+            case OutboxStep():
+                batch.write()
+                return outbox_step(self._connection, operation, now_ms)
             case _:
                 assert_never(operation)
 

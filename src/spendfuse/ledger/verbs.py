@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+from spendfuse.core.alerts import Alert
 from spendfuse.core.decisions import Admitted, Fit, Refused
 from spendfuse.core.errors import LedgerUnavailable, LimitsOutdated
 from spendfuse.core.limits import Limit
 from spendfuse.core.quotes import Quote
 from spendfuse.core.reservations import Charge, Entry, ReservationId
+from spendfuse.core.windows import MS_PER_S
+from spendfuse.ledger.alerts import ChannelHealth, Claim, Ended, OutboxWork, Routed, StoredAlert
 from spendfuse.ledger.applied import AppliedLimits
 from spendfuse.ledger.batching import STORE_TIMEOUT_S, Batching
 from spendfuse.ledger.operations import (
@@ -19,6 +22,8 @@ from spendfuse.ledger.operations import (
     Engine,
     ExpireDue,
     Extend,
+    OutboxStep,
+    RaiseAlerts,
     Record,
     Repair,
     Reserve,
@@ -142,9 +147,15 @@ class BatchingLedger(Batching):
         """See `Ledger`."""
         return await self._submit(self._freeing, Upkeep(retention_ms)) is True
 
-    async def spend(self, label: str, *, since_ms: int, until_ms: int | None = None) -> Sequence[SpendRow]:
+    async def spend(
+        self, label: str, *, since_ms: int, until_ms: int | None = None, of: tuple[Limit, str] | None = None
+    ) -> Sequence[SpendRow]:
         """See `Ledger`."""
-        return await self._open_engine().spend(label, since_ms=since_ms, until_ms=until_ms)
+        return await self._open_engine().spend(label, since_ms=since_ms, until_ms=until_ms, of=of)
+
+    async def settled_since(self, since_ms: int) -> Mapping[tuple[str, str], int]:
+        """See `Ledger`."""
+        return await self._open_engine().settled_since(since_ms)
 
     async def keys(self) -> Sequence[KeyRecord]:
         """See `Ledger`."""
@@ -165,6 +176,37 @@ class BatchingLedger(Batching):
     async def clear_overrun(self, target: str) -> bool:
         """See `Ledger`."""
         return await self._submit(self._freeing, ClearOverrun(target)) is True
+
+    async def raise_alerts(self, alerts: Sequence[Alert]) -> bool:
+        """See `Ledger`."""
+        return bool(alerts) and await self._submit(self._freeing, RaiseAlerts(tuple(alerts))) is True
+
+    async def has_outbox_work(self, holder: str) -> bool:
+        """See `Ledger`."""
+        return await self._open_engine().has_outbox_work(holder)
+
+    async def outbox_step(
+        self,
+        holder: str,
+        *,
+        lease_s: float,
+        routed: Sequence[Routed] = (),
+        claims: Sequence[Claim] = (),
+        ended: Sequence[Ended] = (),
+    ) -> OutboxWork | None:
+        """See `Ledger`."""
+        step = OutboxStep(holder, int(lease_s * MS_PER_S), tuple(routed), tuple(claims), tuple(ended))
+        outcome = await self._submit(self._freeing, step)
+        assert outcome is None or isinstance(outcome, OutboxWork)
+        return outcome
+
+    async def alerts(self, since_ms: int) -> Sequence[StoredAlert]:
+        """See `Ledger`."""
+        return await self._open_engine().alerts(since_ms)
+
+    async def channel_health(self) -> Sequence[ChannelHealth]:
+        """See `Ledger`."""
+        return await self._open_engine().channel_health()
 
     async def revisions(self) -> Mapping[Topic, int]:
         """See `Ledger`."""
