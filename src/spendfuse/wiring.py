@@ -96,12 +96,15 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
         )
         stack.push_async_callback(gate.drain, DRAIN_S)
         keyring = Keyring(config.keys, ledger, new_subjects_per_hour=config.new_subjects_per_hour)
-        follower = Follower(ledger, {Topic.KEYS: keyring.load, Topic.OVERRUNS: gate.overruns.load})
+        follower = Follower(
+            ledger,
+            {Topic.KEYS: keyring.load, Topic.OVERRUNS: gate.overruns.load, Topic.SPENT: gate.spent.forget},
+        )
         await follower.refresh()
         keeper = Keeper(ledger)
         keeper.start()
         stack.push_async_callback(keeper.stop)
-        await stack.enter_async_context(_running(follower.run(), gate.refusals.run()))
+        await stack.enter_async_context(_running(follower.run(), gate.refusals.run(), gate.spent.run()))
         yield App(
             gate=gate,
             keyring=keyring,

@@ -33,6 +33,7 @@ from spendfuse.gate.relay import Attempt
 from spendfuse.gate.requests import Caller, Downstream, Request
 from spendfuse.gate.reservations import Endings, OpenReservation
 from spendfuse.gate.routes import Rotation, Route, Routes
+from spendfuse.gate.spent import SpentLimits
 from spendfuse.ledger.store import Demand, Ledger
 from spendfuse.upstream.client import UpstreamClient
 from spendfuse.wire.dialect import Answer, Exchange
@@ -96,6 +97,7 @@ class Gate:
         self._attribution = Attribution(config.limits)
         self.endings = Endings(ledger)
         self.refusals = RefusalCounts(ledger)
+        self.spent = SpentLimits(ledger)
 
     async def serve(self, request: Request, down: Downstream) -> None:
         """Serve one request. Cancel it when the client leaves: its reservation then is ended in the background."""
@@ -200,6 +202,7 @@ class Gate:
         except LedgerUnavailable as error:
             return Deny(Code.STORE_UNAVAILABLE, f"No call is admitted: {error}.", retry_after_s=UNAVAILABLE_RETRY_S)
         if isinstance(verdict, Refused):
+            self.spent.note(verdict.reasons)
             return deny_refused(verdict, self._clock.now_ns() // NS_PER_MS)
         self.refusals.count_shadow(verdict.would_refuse, labels)
         reservation = self.endings.opened(reservation_id, Held(estimate.quoted.quote, verdict.cap))
@@ -259,6 +262,7 @@ class Gate:
             await asyncio.gather(*self._finishing, return_exceptions=True)
         await self.endings.drain(timeout_s)
         await self.refusals.flush()
+        await self.spent.flush()
 
 
 def _is_of_target(limit: Limit) -> bool:

@@ -40,6 +40,7 @@ from spendfuse.ledger.operations import (
     Upkeep,
     Void,
 )
+from spendfuse.ledger.spent import NoteSpent, SpentLine
 from spendfuse.ledger.store import (
     BalanceLine,
     Demand,
@@ -119,6 +120,10 @@ class MemoryEngine:
         """See `Engine`."""
         return [one for _, one in sorted(self._store.overruns.items())]
 
+    async def spent(self) -> Sequence[SpentLine]:
+        """See `Engine`."""
+        return self._store.spent_now(self._now_ms())
+
     async def revisions(self) -> Mapping[Topic, int]:
         """See `Engine`."""
         return {topic: self._store.revisions[topic] for topic in Topic}
@@ -156,6 +161,8 @@ class MemoryEngine:
                 return self._add_key(operation)
             case RevokeKey():
                 return self._revoke_key(operation)
+            case NoteSpent():
+                return self._store.note_spent(operation.notes, self._now_ms())
             case ClearOverrun():
                 return self._clear_overrun(operation)
             case RaiseAlerts():
@@ -305,6 +312,7 @@ class MemoryEngine:
         for key, override in list(self._store.overrides.items()):
             if override.until_ms is not None and override.until_ms <= now_ms:
                 del self._store.overrides[key]
+        self._store.end_raised_spent()
         entries: list[Entry] = []
         for number, one in sorted(self._store.reservations.items()):
             if not one.endings and (one.deadline_ms <= now_ms or one.owner_id not in self._store.owners):
@@ -329,6 +337,7 @@ class MemoryEngine:
         if operation.amount is not None:
             self._store.overrides[key] = Override(operation.amount, operation.until_ms)
             self._store.seen.add((limit.each, operation.subject))
+        self._store.end_raised_spent()
         return None
 
     def _apply(self, operation: ApplyLimits) -> LedgerError | None:

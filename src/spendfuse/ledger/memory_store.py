@@ -4,8 +4,8 @@ No balance is stored: whenever one is needed, the entries and open reservations 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from spendfuse.core.alerts import Alert, AlertKind
 from spendfuse.core.decisions import Balance, RateState
@@ -13,7 +13,7 @@ from spendfuse.core.labels import FLEETING_LABELS, Labels, Subject
 from spendfuse.core.limits import Limit
 from spendfuse.core.quotes import Amounts
 from spendfuse.core.reservations import ReservationId
-from spendfuse.core.thresholds import shares_reached, threshold_alert
+from spendfuse.core.thresholds import shares_reached, spent_alert, threshold_alert
 from spendfuse.core.windows import NS_PER_MS, Window
 from spendfuse.ledger.alerts import Resolution
 from spendfuse.ledger.applied import AppliedLimits, window_of
@@ -21,6 +21,7 @@ from spendfuse.ledger.definitions import Override
 from spendfuse.ledger.endings import Ending, settled_by
 from spendfuse.ledger.lines import balance_line, rate_line
 from spendfuse.ledger.memory_alerts import MemoryOutbox
+from spendfuse.ledger.spent import SpentLine, SpentNote, spent_window
 from spendfuse.ledger.store import BalanceLine, KeyRecord, RefusalCount, SpendRow, TargetOverrun, Topic
 
 
@@ -56,6 +57,8 @@ class MemoryStore:
     outbox: MemoryOutbox = field(default_factory=MemoryOutbox)
     owners: set[int] = field(default_factory=set[int])
     owners_ever: int = 0
+    spent: dict[tuple[str, str, int], SpentLine] = field(default_factory=dict[tuple[str, str, int], SpentLine])
+    """By a limit's identity, subject and window."""
 
     def apply(self, limits: AppliedLimits, now_ms: int) -> None:
         """Make these limits the ones that rule."""
@@ -68,6 +71,39 @@ class MemoryStore:
         for limit in limits.limits:
             if limit.identity not in before:
                 self.seen.update((limit.each, subject) for subject in self._known_subjects(limit, now_ms))
+        self.end_raised_spent()
+
+    def note_spent(self, notes: Iterable[SpentNote], now_ms: int) -> bool:
+        """See `Ledger.note_spent`."""
+        known, limits = len(self.spent), {limit.name: limit for limit in self.limits.limits}
+        for note in notes:
+            limit = limits.get(note.limit_name)
+            window = limit and spent_window(note, limit, self._amount(limit, note.subject), now_ms)
+            if limit and window:
+                key = (limit.identity, note.subject, window.number)
+                self.spent.setdefault(key, SpentLine(limit, note.subject, note.amount, now_ms, window.ends_at_ms))
+                settled = self.balance(limit, note.subject, now_ms).settled
+                alert = spent_alert(limit, note.subject, window, amount=note.amount, settled=settled)
+                self.outbox.insert([] if alert is None else [alert], now_ms)
+        return len(self.spent) > known
+
+    def spent_now(self, now_ms: int) -> Sequence[SpentLine]:
+        """See `Ledger.spent`."""
+        return [
+            replace(line, limit=limit)
+            for limit in self.limits.limits
+            for (identity, _, _), line in sorted(self.spent.items())
+            if identity == limit.identity and (line.ends_at_ms is None or line.ends_at_ms > now_ms)
+        ]
+
+    def end_raised_spent(self) -> None:
+        """What is no longer in force, or has another amount than the one that was spent, is not spent."""
+        limits = {limit.identity: limit for limit in self.limits.limits}
+        for key, line in list(self.spent.items()):
+            limit = limits.get(key[0])
+            if limit is None or self._amount(limit, line.subject) > line.amount:
+                del self.spent[key]
+                self.revisions[Topic.SPENT] += 1
 
     def balance(self, limit: Limit, subject: str, at_ms: int) -> Balance:
         """A balance in the window of an instant."""

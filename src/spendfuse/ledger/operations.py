@@ -16,6 +16,7 @@ from spendfuse.core.quotes import Quote
 from spendfuse.core.reservations import Charge, Entry, ReservationId
 from spendfuse.ledger.alerts import ChannelHealth, Claim, Ended, OutboxWork, Routed, StoredAlert
 from spendfuse.ledger.applied import AppliedLimits
+from spendfuse.ledger.spent import NoteSpent, SpentLine
 from spendfuse.ledger.store import (
     BalanceLine,
     Demand,
@@ -176,6 +177,7 @@ Operation = (
     | OutboxStep
     | Upkeep
     | Repair
+    | NoteSpent
 )
 Outcome = Admitted | Refused | Entry | tuple[Entry, ...] | tuple[Mismatch, ...] | OutboxWork | bool | LedgerError | None
 """What became of one operation. An error is a value here: it is that of one operation, not of its batch."""
@@ -234,6 +236,10 @@ class Engine(Protocol):
 
     async def channel_health(self) -> Sequence[ChannelHealth]:
         """See `Ledger.channel_health`."""
+        ...
+
+    async def spent(self) -> Sequence[SpentLine]:
+        """See `Ledger.spent`."""
         ...
 
     async def revisions(self) -> Mapping[Topic, int]:

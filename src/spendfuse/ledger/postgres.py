@@ -16,6 +16,7 @@ from spendfuse.ledger.operations import Operation, Outcome
 from spendfuse.ledger.postgres_connection import PostgresConnection, connect, migrate, unavailable
 from spendfuse.ledger.postgres_reader import PostgresReader
 from spendfuse.ledger.postgres_writer import LEASE_S, PostgresWriter
+from spendfuse.ledger.spent import SpentLine
 from spendfuse.ledger.store import BalanceLine, KeyRecord, Ledger, Mismatch, SpendRow, TargetOverrun, Topic
 from spendfuse.ledger.verbs import BatchingLedger
 
@@ -132,6 +133,11 @@ class PostgresEngine:
     async def channel_health(self) -> Sequence[ChannelHealth]:
         """See `Engine`."""
         return await self._reader.channel_health()
+
+    async def spent(self) -> Sequence[SpentLine]:
+        """See `Engine`."""
+        async with self._writing():
+            return await self._writer.spent()
 
     async def revisions(self) -> Mapping[Topic, int]:
         """See `Engine`."""

@@ -27,6 +27,8 @@ _DEACTIVATE_LIMIT = sql("postgres", "deactivate_limit")
 _DELETE_BALANCES = sql("postgres", "delete_balances")
 _DELETE_RATES = sql("postgres", "delete_rates")
 _UPDATE_AMOUNTS = sql("postgres", "update_amounts")
+_DELETE_RAISED_SPENT = sql("postgres", "delete_raised_spent")
+_DELETE_SPENT = sql("postgres", "delete_spent")
 _UPDATE_ENFORCEMENT = sql("postgres", "update_enforcement")
 _SELECT_OVERRIDES = sql("postgres", "select_overrides")
 _UPSERT_OVERRIDE = sql("postgres", "upsert_override")
@@ -75,7 +77,7 @@ async def apply_limits(connection: PostgresConnection, applied: AppliedLimits, n
     wanted = {limit.identity for limit in applied.limits}
     for stored in await limits_in_force(connection):
         if stored.limit.identity not in wanted:
-            for statement in (_DEACTIVATE_LIMIT, _DELETE_BALANCES, _DELETE_RATES):
+            for statement in (_DEACTIVATE_LIMIT, _DELETE_BALANCES, _DELETE_RATES, _DELETE_SPENT):
                 await connection.change(statement, stored.limit_id)
     for limit in applied.limits:
         await _apply(connection, limit, now_ms)
@@ -93,8 +95,17 @@ async def set_amount(
         await connection.change(_UPSERT_OVERRIDE, limit_id, subject, amount)
         await _note_subjects(connection, {(limit.each, subject)})
     amount = limit.amount if amount is None else amount
-    await connection.change(_UPDATE_AMOUNTS, limit_id, amount, limit.is_enforced, subject, now_ms)
+    await _update_amounts(connection, limit, limit_id, amount=amount, subject=subject, now_ms=now_ms)
     await connection.change(_GROW_REVISION, "limits")
+
+
+async def _update_amounts(
+    connection: PostgresConnection, limit: Limit, limit_id: int, *, amount: int, subject: str | None, now_ms: int
+) -> None:
+    """Give the current balances of a limit another amount: of one subject, or of all that have no override."""
+    await connection.change(_UPDATE_AMOUNTS, limit_id, amount, limit.is_enforced, subject, now_ms)
+    if await connection.rows(_DELETE_RAISED_SPENT, limit_id, amount, subject):
+        await connection.change(_GROW_REVISION, "spent")
 
 
 async def _apply(connection: PostgresConnection, limit: Limit, now_ms: int) -> None:
@@ -113,7 +124,7 @@ async def _apply(connection: PostgresConnection, limit: Limit, now_ms: int) -> N
     if before.is_enforced != limit.is_enforced:
         await connection.change(_UPDATE_ENFORCEMENT, limit_id, limit.is_enforced, now_ms)
     if before.amount != limit.amount:
-        await connection.change(_UPDATE_AMOUNTS, limit_id, limit.amount, limit.is_enforced, None, now_ms)
+        await _update_amounts(connection, limit, limit_id, amount=limit.amount, subject=None, now_ms=now_ms)
 
 
 async def _note_subjects(connection: PostgresConnection, subjects: set[Subject]) -> None:

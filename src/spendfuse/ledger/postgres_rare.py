@@ -24,11 +24,15 @@ from spendfuse.ledger.postgres_alerts import insert_alerts, outbox_step
 from spendfuse.ledger.postgres_books import PostgresBooks
 from spendfuse.ledger.postgres_connection import PostgresConnection
 from spendfuse.ledger.postgres_limits import apply_limits, set_amount
+from spendfuse.ledger.postgres_spent import note_spent
 from spendfuse.ledger.postgres_upkeep import keep_up, repair
+from spendfuse.ledger.spent import NoteSpent
 from spendfuse.ledger.statements import sql
 from spendfuse.ledger.store import KeyRecord, Topic
 
-RareOperation = SetAmount | ApplyLimits | AddKey | RevokeKey | ClearOverrun | RaiseAlerts | OutboxStep | Upkeep | Repair
+RareOperation = (
+    SetAmount | ApplyLimits | AddKey | RevokeKey | ClearOverrun | RaiseAlerts | OutboxStep | Upkeep | Repair | NoteSpent
+)
 
 _SELECT_TAKEN_KEYS = sql("postgres", "select_taken_keys")
 _INSERT_KEY = sql("postgres", "insert_key")
@@ -62,6 +66,8 @@ async def run_rare(
             repaired = await repair(connection, now_ms=now_ms)
             await books.reload(connection)
             return repaired
+        case NoteSpent():
+            return await note_spent(connection, operation, now_ms)
         case _:
             assert_never(operation)
 

@@ -13,7 +13,7 @@ import json
 import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar, assert_never
+from typing import TypeVar
 
 from spendfuse.clock import Clock, SystemClock
 from spendfuse.core.errors import LedgerClosed
@@ -22,23 +22,14 @@ from spendfuse.core.subjects import hour_of
 from spendfuse.core.windows import MS_PER_S, NS_PER_MS
 from spendfuse.ledger.applied import WITHOUT_LIMITS, AppliedLimits
 from spendfuse.ledger.operations import (
-    AddKey,
-    ApplyLimits,
-    ClearOverrun,
     CountRefusals,
     ExpireDue,
     Extend,
     Operation,
-    OutboxStep,
     Outcome,
-    RaiseAlerts,
     Record,
-    Repair,
     Reserve,
-    RevokeKey,
-    SetAmount,
     Settle,
-    Upkeep,
     Void,
 )
 from spendfuse.ledger.postgres_alerts import has_outbox_work
@@ -47,6 +38,8 @@ from spendfuse.ledger.postgres_books import PostgresBooks
 from spendfuse.ledger.postgres_connection import ConnectionLost, PostgresConnection, StartAgain
 from spendfuse.ledger.postgres_limits import apply_limits, lock_store
 from spendfuse.ledger.postgres_rare import RareOperation, run_rare
+from spendfuse.ledger.postgres_spent import spent_now
+from spendfuse.ledger.spent import SpentLine
 from spendfuse.ledger.statements import sql
 from spendfuse.ledger.store import KeyRecord, TargetOverrun, Topic
 
@@ -152,6 +145,14 @@ class PostgresWriter:
             return await has_outbox_work(connection, holder, await self._read_time(connection) // NS_PER_MS)
 
         return await self._again_and_again(ask)
+
+    async def spent(self) -> list[SpentLine]:
+        """See `Ledger.spent`."""
+
+        async def read(connection: PostgresConnection) -> list[SpentLine]:
+            return await spent_now(connection, await self._read_time(connection) // NS_PER_MS)
+
+        return await self._again_and_again(read)
 
     async def revisions(self) -> dict[Topic, int]:
         """See `Ledger.revisions`."""
@@ -311,12 +312,8 @@ class PostgresWriter:
                 return batch.count_refusals(operation)
             case Record():
                 return batch.record(operation)
-            case SetAmount() | ApplyLimits() | AddKey() | RevokeKey() | ClearOverrun() | Upkeep() | Repair():
-                raise AssertionError("not part of a batch")
-            case RaiseAlerts() | OutboxStep():
-                raise AssertionError("not part of a batch")
             case _:
-                assert_never(operation)
+                raise AssertionError("not part of a batch")
 
     async def _keep_house(self, connection: PostgresConnection) -> None:
         """Renew the lease and purge, each when it is due. Last in a transaction: nothing is waited for afterwards."""

@@ -14,6 +14,7 @@ from spendfuse.ledger.alerts import ChannelHealth, StoredAlert
 from spendfuse.ledger.applied import AppliedLimits
 from spendfuse.ledger.batching import STORE_TIMEOUT_S
 from spendfuse.ledger.operations import Operation, Outcome
+from spendfuse.ledger.spent import SpentLine
 from spendfuse.ledger.sqlite_reader import SqliteReader
 from spendfuse.ledger.sqlite_writer import SqliteWriter
 from spendfuse.ledger.store import BalanceLine, KeyRecord, Ledger, Mismatch, SpendRow, TargetOverrun, Topic
@@ -116,6 +117,10 @@ class SqliteEngine:
     async def channel_health(self) -> Sequence[ChannelHealth]:
         """See `Engine`."""
         return await self._reading.submit(self._reader.channel_health)
+
+    async def spent(self) -> Sequence[SpentLine]:
+        """See `Engine`."""
+        return await self._reading.submit(self._reader.spent)
 
     async def revisions(self) -> Mapping[Topic, int]:
         """See `Engine`."""

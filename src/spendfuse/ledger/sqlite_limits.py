@@ -27,6 +27,8 @@ _DEACTIVATE_LIMIT = sql("sqlite", "deactivate_limit")
 _DELETE_BALANCES = sql("sqlite", "delete_balances")
 _DELETE_RATES = sql("sqlite", "delete_rates")
 _UPDATE_AMOUNTS = sql("sqlite", "update_amounts")
+_DELETE_RAISED_SPENT = sql("sqlite", "delete_raised_spent")
+_DELETE_SPENT = sql("sqlite", "delete_spent")
 _UPDATE_ENFORCEMENT = sql("sqlite", "update_enforcement")
 _SELECT_OVERRIDES = sql("sqlite", "select_overrides")
 _INSERT_BALANCE = sql("sqlite", "insert_balance")
@@ -62,7 +64,7 @@ def apply_limits(connection: sqlite3.Connection, applied: AppliedLimits, now_ms:
     wanted = {limit.identity for limit in applied.limits}
     for stored in limits_in_force(connection):
         if stored.limit.identity not in wanted:
-            for statement in (_DEACTIVATE_LIMIT, _DELETE_BALANCES, _DELETE_RATES):
+            for statement in (_DEACTIVATE_LIMIT, _DELETE_BALANCES, _DELETE_RATES, _DELETE_SPENT):
                 connection.execute(statement, (stored.limit_id,))
     for limit in applied.limits:
         _apply(connection, limit, now_ms)
@@ -102,6 +104,9 @@ def update_amounts(
             "now_ms": now_ms,
         },
     )
+    raised = {"limit_id": limit_id, "amount": amount, "subject": subject}
+    if connection.execute(_DELETE_RAISED_SPENT, raised).fetchall():
+        connection.execute(_GROW_REVISION, ("spent",))
 
 
 def _note_known_subjects(connection: sqlite3.Connection, limit: Limit) -> None:

@@ -18,9 +18,11 @@ from spendfuse.ledger.applied import window_of
 from spendfuse.ledger.definitions import Override, StoredLimit
 from spendfuse.ledger.folding import SumRow, mismatches, settled_by_limit, spend_parts, spend_rows, sums
 from spendfuse.ledger.lines import always_shown, balance_line, rate_line
+from spendfuse.ledger.spent import SpentLine
 from spendfuse.ledger.sqlite_alerts import has_outbox_work, read_alerts, read_channel_health
 from spendfuse.ledger.sqlite_file import connect_reader, store_errors
 from spendfuse.ledger.sqlite_limits import Fold, limits_in_force, overrides
+from spendfuse.ledger.sqlite_spent import spent_now
 from spendfuse.ledger.statements import sql
 from spendfuse.ledger.store import BalanceLine, KeyRecord, Mismatch, SpendRow, TargetOverrun, Topic
 
@@ -126,6 +128,11 @@ class SqliteReader:
         """See `Ledger.overruns`."""
         with store_errors():
             return [TargetOverrun(*row) for row in self._connection.execute(_SELECT_OVERRUNS)]
+
+    def spent(self) -> list[SpentLine]:
+        """See `Ledger.spent`."""
+        with store_errors():
+            return spent_now(self._connection, self._clock.now_ns() // NS_PER_MS)
 
     def revisions(self) -> dict[Topic, int]:
         """See `Ledger.revisions`."""

@@ -36,6 +36,7 @@ from spendfuse.ledger.operations import (
     Upkeep,
     Void,
 )
+from spendfuse.ledger.spent import NoteSpent
 from spendfuse.ledger.sqlite_alerts import insert_alerts, outbox_step
 from spendfuse.ledger.sqlite_batch import SqliteBatch
 from spendfuse.ledger.sqlite_books import Books
@@ -50,6 +51,7 @@ from spendfuse.ledger.sqlite_file import (
 )
 from spendfuse.ledger.sqlite_limits import apply_limits, update_amounts
 from spendfuse.ledger.sqlite_overruns import clear_overrun
+from spendfuse.ledger.sqlite_spent import note_spent
 from spendfuse.ledger.sqlite_subjects import note_subjects
 from spendfuse.ledger.sqlite_upkeep import keep_up, repair
 from spendfuse.ledger.statements import sql
@@ -192,6 +194,8 @@ class SqliteWriter:
                 return self._add_key(operation, now_ms)
             case RevokeKey():
                 return self._revoke_key(operation, now_ms)
+            case NoteSpent():
+                return note_spent(self._connection, operation, now_ms)
             case ClearOverrun():
                 return clear_overrun(self._connection, operation.target)
             case RaiseAlerts():

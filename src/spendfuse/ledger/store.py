@@ -20,6 +20,7 @@ from spendfuse.core.quotes import Amounts, CapRange, Quote
 from spendfuse.core.reservations import Charge, Entry, ReservationId
 from spendfuse.core.subjects import NEW_SUBJECTS_PER_HOUR
 from spendfuse.ledger.alerts import ChannelHealth, Claim, Ended, OutboxWork, Routed, StoredAlert
+from spendfuse.ledger.spent import SpentLine, SpentNote
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,9 @@ class Topic(StrEnum):
 
     KEYS = "keys"
     OVERRUNS = "overruns"
+    SPENT = "spent"
+    """Grows when a limit that was spent no longer is, as its amount was raised."""
+    BREAKERS = "breakers"
 
 
 class Ledger(Protocol):
@@ -372,6 +376,17 @@ class Ledger(Protocol):
 
     async def channel_health(self) -> Sequence[ChannelHealth]:
         """The channels that could not take what still waits for them."""
+        ...
+
+    async def note_spent(self, notes: Sequence[SpentNote]) -> bool:
+        """Write down that limits are spent, each once for each subject and window; True where one was not known to be.
+
+        A note that comes too late, as its window has turned or the amount was raised, changes nothing.
+        """
+        ...
+
+    async def spent(self) -> Sequence[SpentLine]:
+        """The limits that are spent now, until their windows turn or their amounts are raised."""
         ...
 
     async def revisions(self) -> Mapping[Topic, int]:

@@ -33,6 +33,7 @@ from spendfuse.ledger.operations import (
     Upkeep,
     Void,
 )
+from spendfuse.ledger.spent import NoteSpent, SpentLine, SpentNote
 from spendfuse.ledger.store import (
     BalanceLine,
     Demand,
@@ -207,6 +208,14 @@ class BatchingLedger(Batching):
     async def channel_health(self) -> Sequence[ChannelHealth]:
         """See `Ledger`."""
         return await self._open_engine().channel_health()
+
+    async def note_spent(self, notes: Sequence[SpentNote]) -> bool:
+        """See `Ledger`."""
+        return await self._submit(self._freeing, NoteSpent(tuple(notes))) is True
+
+    async def spent(self) -> Sequence[SpentLine]:
+        """See `Ledger`."""
+        return await self._open_engine().spent()
 
     async def revisions(self) -> Mapping[Topic, int]:
         """See `Ledger`."""

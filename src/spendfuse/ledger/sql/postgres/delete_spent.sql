@@ -1,0 +1,2 @@
+-- A limit that is out of force is not spent.
+DELETE FROM spent WHERE limit_id = $1 RETURNING limit_id;
