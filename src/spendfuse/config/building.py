@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
+from spendfuse.config.alerts_building import alert_warnings, build_alerting
 from spendfuse.config.problems import Problems, closest
 from spendfuse.config.schema import (
     Document,
@@ -85,11 +86,8 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
     limits = tuple(
         _limit(name, section, document=document, problems=problems) for name, section in document.limits.items()
     )
-    warnings += [
-        f"limits.{name}.alert_at: no alerts are sent yet by this version"
-        for name, section in document.limits.items()
-        if "alert_at" in section.model_fields_set
-    ]
+    alerting = build_alerting(document, problems)
+    warnings += alert_warnings(document)
     _check_deadline(document, problems)
     problems.raise_any()
     assert store is not None
@@ -111,6 +109,7 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
         models=MappingProxyType(models),
         keys=keys,
         limits=limits,
+        alerting=alerting,
         betas=tuple(document.betas),
         warnings=tuple(warnings),
     )

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 from pydantic_core import PydanticCustomError
 
 from spendfuse.config import scalars
+from spendfuse.config.alerts import QuietHours
 from spendfuse.config.secret import Secret
 from spendfuse.core.limits import OnExceed, Unit
 from spendfuse.core.subjects import NEW_SUBJECTS_PER_HOUR
@@ -43,6 +44,11 @@ def _model(value: object) -> object:
     return {"targets": [value]} if isinstance(value, str) else value
 
 
+def _channel(value: object) -> object:
+    """`name: URL` is short for a channel with this URL."""
+    return {"url": value} if isinstance(value, str) else value
+
+
 Usd = Annotated[int, PlainValidator(scalars.dollars), _NUMBER]
 PerMillion = Annotated[int, PlainValidator(scalars.dollars_per_million_tokens), _NUMBER]
 PerRequest = Annotated[int, PlainValidator(scalars.dollars_per_request), _NUMBER]
@@ -56,6 +62,7 @@ Name = Annotated[str, PlainValidator(scalars.name), _TEXT]
 Labelled = Annotated[str, PlainValidator(scalars.labelled), _TEXT]
 Text = Annotated[str, PlainValidator(scalars.text), _TEXT]
 SecretText = Annotated[Secret, PlainValidator(scalars.secret), _TEXT]
+ChannelUrl = Annotated[Secret, PlainValidator(scalars.channel_url), _TEXT]
 Names = Annotated[list[Name], BeforeValidator(_listed)]
 LabelValues = Annotated[list[Labelled], BeforeValidator(_listed)]
 
@@ -202,6 +209,56 @@ class LimitSection(Section):
         return None
 
 
+class ChannelSection(Section):
+    """One channel that alerts go to."""
+
+    url: ChannelUrl | None = None
+    webhook: ChannelUrl | None = None
+    secret: SecretText | None = None
+    quiet_hours: Annotated[QuietHours, PlainValidator(scalars.quiet_hours), _TEXT] | None = None
+    messages_per_hour: Positive | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ChannelSection":
+        if (self.url is None) == (self.webhook is None):
+            raise PydanticCustomError("rule", "expected either url (as apprise has them) or webhook")
+        if (self.webhook is None) != (self.secret is None):
+            raise PydanticCustomError("rule", "secret is what a webhook's messages are signed with: it needs the other")
+        if self.webhook is not None and not self.webhook.reveal().startswith(("https://", "http://")):
+            raise PydanticCustomError("rule", "webhook must be an https:// or http:// URL")
+        return self
+
+
+_KIND = Literal["threshold", "forecast", "breaker", "overrun", "drift", "unpriced", "store_down"]
+
+
+class RouteSection(Section):
+    """Which alerts go to which channels."""
+
+    on: Annotated[list[_KIND], BeforeValidator(_listed)] = []
+    to: Names
+    severity: Literal["info", "warning", "critical"] = "info"
+    limit: Names = []
+
+
+class DigestSection(Section):
+    """Who gets the digest of a week or a month."""
+
+    weekly: Names = []
+    monthly: Names = []
+
+
+class AlertsSection(Section):
+    """Whom alerts go to."""
+
+    channels: Annotated[dict[Name, Annotated[ChannelSection, BeforeValidator(_channel)]], BeforeValidator(_filled)] = (
+        Field(default_factory=dict[str, ChannelSection])
+    )
+    routes: Annotated[list[RouteSection], BeforeValidator(_filled_list)] = []
+    digest: Annotated[DigestSection, BeforeValidator(_filled)] = DigestSection()
+    dashboard_url: Annotated[str, PlainValidator(scalars.base_url), _TEXT] | None = None
+
+
 class Document(Section):
     """A whole config."""
 
@@ -231,9 +288,10 @@ class Document(Section):
     limits: Annotated[dict[Name, LimitSection], BeforeValidator(_filled)] = Field(
         default_factory=dict[str, LimitSection]
     )
+    alerts: Annotated[AlertsSection, BeforeValidator(_filled)] = AlertsSection()
 
 
-SECTIONS_LATER = ("breakers", "alerts")
+SECTIONS_LATER = ("breakers",)
 """What DESIGN has and this version does not serve yet: named, so that an error can say so."""
 
 
@@ -243,6 +301,8 @@ def json_schema() -> dict[str, object]:
     schema = Document.model_json_schema()
     models = schema["properties"]["models"]
     models["additionalProperties"] = {"anyOf": [{"type": "string"}, models["additionalProperties"]]}
+    channels = schema["$defs"]["AlertsSection"]["properties"]["channels"]
+    channels["additionalProperties"] = {"anyOf": [{"type": "string"}, channels["additionalProperties"]]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Spendfuse config"}
 
 

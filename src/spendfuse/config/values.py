@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 
+from spendfuse.config.alerts import Alerting
 from spendfuse.config.secret import Secret
 from spendfuse.core.limits import Limit
 from spendfuse.core.prices import Price
@@ -170,6 +171,7 @@ class Config:
     models: Mapping[str, PublicModel]
     keys: tuple[ConfiguredKey, ...]
     limits: tuple[Limit, ...]
+    alerting: Alerting = field(default_factory=Alerting)
     betas: tuple[str, ...] = ()
     """Values of `anthropic-beta` that pass beside the known ones."""
     serves_snapshots: bool = False

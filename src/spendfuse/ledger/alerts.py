@@ -18,6 +18,7 @@ HOUR_MS = 3_600_000
 _CLOSED = "closed"
 DUE_MAX = 200
 """So many alerts to be routed, and deliveries that are due, are handed out at once."""
+GIVEN_UP_SHOWN_MS = 24 * HOUR_MS
 ALERTS_KEPT_MS = 180 * 24 * HOUR_MS
 """So long after it is over an alert is still listed."""
 BIT = {Phase.RAISED: 1, Phase.RESOLVED: 2}
@@ -141,10 +142,12 @@ class OutboxWork:
 
 @dataclass(frozen=True, slots=True)
 class ChannelHealth:
-    """A channel whose last message did not get through: how many wait for it, and why."""
+    """A channel that messages do not get through to: how many wait to be tried again, how many were given up in the
+    last day, and why."""
 
     channel: str
     waiting: int
+    failed: int
     error: str
 
 

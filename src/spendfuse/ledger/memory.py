@@ -47,6 +47,7 @@ from spendfuse.ledger.store import (
     KeyRecord,
     Ledger,
     Mismatch,
+    RefusalCount,
     SpendRow,
     TargetOverrun,
     Topic,
@@ -100,6 +101,10 @@ class MemoryEngine:
         """See `Engine`."""
         return self._store.settled_since(since_ms)
 
+    async def refusals(self, since_ms: int, until_ms: int) -> Sequence[RefusalCount]:
+        """See `Engine`."""
+        return self._store.refused(since_ms, until_ms)
+
     async def has_outbox_work(self, holder: str) -> bool:
         """See `Engine`."""
         return self._store.outbox.has_work(holder, self._now_ms(), self._store.why_over)
@@ -110,7 +115,7 @@ class MemoryEngine:
 
     async def channel_health(self) -> Sequence[ChannelHealth]:
         """See `Engine`."""
-        return self._store.outbox.health()
+        return self._store.outbox.health(self._now_ms())
 
     async def keys(self) -> Sequence[KeyRecord]:
         """See `Engine`."""
@@ -146,7 +151,8 @@ class MemoryEngine:
             case ExpireDue():
                 return self._expire_due()
             case CountRefusals():
-                return self._store.refusals.extend(operation.counts)
+                hour_ms = hour_of(self._now_ms())
+                return self._store.refusals.extend((hour_ms, one) for one in operation.counts)
             case Record():
                 return self._record(operation)
             case SetAmount():

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from spendfuse.core.alerts import Alert, Phase
 from spendfuse.ledger.alerts import (
     DUE_MAX,
+    GIVEN_UP_SHOWN_MS,
     HOUR_MS,
     ChannelHealth,
     Delivery,
@@ -81,13 +82,22 @@ class MemoryOutbox:
         found = [one for one in self.alerts.values() if one.raised_at_ms >= since_ms]
         return [replace(one, deliveries=self._deliveries_of(one.number)) for one in found]
 
-    def health(self) -> list[ChannelHealth]:
+    def health(self, now_ms: int) -> list[ChannelHealth]:
         """See `Ledger.channel_health`."""
-        errors: dict[str, list[str]] = {}
+        by_channel: dict[str, list[Delivery]] = {}
         for one in self.deliveries.values():
-            if one.fate is Fate.PENDING and one.error:
-                errors.setdefault(one.channel, []).append(one.error)
-        return [ChannelHealth(channel, len(several), max(several)) for channel, several in sorted(errors.items())]
+            is_given_up = one.fate is Fate.FAILED and (one.ended_at_ms or 0) >= now_ms - GIVEN_UP_SHOWN_MS
+            if is_given_up or (one.fate is Fate.PENDING and one.error):
+                by_channel.setdefault(one.channel, []).append(one)
+        return [
+            ChannelHealth(
+                channel,
+                sum(one.fate is Fate.PENDING for one in several),
+                sum(one.fate is Fate.FAILED for one in several),
+                max(one.error for one in several),
+            )
+            for channel, several in sorted(by_channel.items())
+        ]
 
     def _work(self, now_ms: int) -> OutboxWork:
         sent: dict[str, tuple[int, ...]] = {}

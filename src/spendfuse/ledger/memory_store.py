@@ -47,7 +47,8 @@ class MemoryStore:
     """By a limit's identity and subject."""
     tats_ns: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     reservations: dict[ReservationId, Reservation] = field(default_factory=dict[ReservationId, Reservation])
-    refusals: list[RefusalCount] = field(default_factory=list[RefusalCount])
+    refusals: list[tuple[int, RefusalCount]] = field(default_factory=list[tuple[int, RefusalCount]])
+    """With the hour in which each was counted."""
     keys: list[KeyRecord] = field(default_factory=list[KeyRecord])
     overruns: dict[str, TargetOverrun] = field(default_factory=dict[str, TargetOverrun])
     seen: set[Subject] = field(default_factory=set[Subject])
@@ -171,6 +172,14 @@ class MemoryStore:
                     if not limit.is_rate and FLEETING_LABELS.isdisjoint((*limit.each, *limit.match)):
                         totals[limit.name, subject] += sum(settled_by(limit.unit, end.entry) for end in one.endings)
         return totals
+
+    def refused(self, since_ms: int, until_ms: int) -> Sequence[RefusalCount]:
+        """See `Ledger.refusals`."""
+        totals: Counter[tuple[str, str, str, str]] = Counter()
+        for hour_ms, one in self.refusals:
+            if since_ms <= hour_ms < until_ms and not one.shadow:
+                totals[one.code, one.limit_name, one.feature, one.user] += one.count
+        return [RefusalCount(*kind, count) for kind, count in sorted(totals.items(), key=lambda one: (-one[1], one[0]))]
 
     def note_thresholds(self, one: Reservation, now_ms: int) -> None:
         """Invariant 16: after the end of a reservation, an alert for each share of a balance that is reached."""

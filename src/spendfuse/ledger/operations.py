@@ -226,6 +226,10 @@ class Engine(Protocol):
         """See `Ledger.settled_since`."""
         ...
 
+    async def refusals(self, since_ms: int, until_ms: int) -> Sequence[RefusalCount]:
+        """See `Ledger.refusals`."""
+        ...
+
     async def has_outbox_work(self, holder: str) -> bool:
         """See `Ledger.has_outbox_work`."""
         ...

@@ -17,7 +17,16 @@ from spendfuse.ledger.postgres_connection import PostgresConnection, connect, mi
 from spendfuse.ledger.postgres_reader import PostgresReader
 from spendfuse.ledger.postgres_writer import LEASE_S, PostgresWriter
 from spendfuse.ledger.spent import SpentLine
-from spendfuse.ledger.store import BalanceLine, KeyRecord, Ledger, Mismatch, SpendRow, TargetOverrun, Topic
+from spendfuse.ledger.store import (
+    BalanceLine,
+    KeyRecord,
+    Ledger,
+    Mismatch,
+    RefusalCount,
+    SpendRow,
+    TargetOverrun,
+    Topic,
+)
 from spendfuse.ledger.verbs import BatchingLedger
 
 
@@ -120,6 +129,10 @@ class PostgresEngine:
         """See `Engine`."""
         async with self._writing():
             return await self._writer.overruns()
+
+    async def refusals(self, since_ms: int, until_ms: int) -> Sequence[RefusalCount]:
+        """See `Engine`."""
+        return await self._reader.refusals(since_ms, until_ms)
 
     async def has_outbox_work(self, holder: str) -> bool:
         """See `Engine`."""

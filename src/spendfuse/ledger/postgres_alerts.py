@@ -10,6 +10,7 @@ from spendfuse.ledger.alerts import (
     ALERTS_KEPT_MS,
     BIT,
     DUE_MAX,
+    GIVEN_UP_SHOWN_MS,
     HOUR_MS,
     ChannelHealth,
     Claim,
@@ -97,9 +98,9 @@ async def read_alerts(connection: PostgresConnection, since_ms: int) -> list[Sto
     return with_deliveries(alerts, await connection.rows(_SELECT_DELIVERIES, since_ms))
 
 
-async def read_channel_health(connection: PostgresConnection) -> list[ChannelHealth]:
+async def read_channel_health(connection: PostgresConnection, now_ms: int) -> list[ChannelHealth]:
     """See `Ledger.channel_health`."""
-    return [ChannelHealth(*row) for row in await connection.rows(_SELECT_CHANNEL_HEALTH)]
+    return [ChannelHealth(*row) for row in await connection.rows(_SELECT_CHANNEL_HEALTH, now_ms - GIVEN_UP_SHOWN_MS)]
 
 
 async def _follow(connection: PostgresConnection, limits: int, overruns: int, change_no: int, *, now_ms: int) -> None:

@@ -21,11 +21,12 @@ from spendfuse.ledger.postgres_alerts import read_alerts, read_channel_health
 from spendfuse.ledger.postgres_connection import PostgresConnection, unavailable
 from spendfuse.ledger.postgres_limits import Fold, label_sets, limits_in_force, overrides
 from spendfuse.ledger.statements import sql
-from spendfuse.ledger.store import BalanceLine, Mismatch, SpendRow
+from spendfuse.ledger.store import BalanceLine, Mismatch, RefusalCount, SpendRow
 
 _SELECT_CLOCK = sql("postgres", "select_clock")
 _SELECT_CURRENT_BALANCES = sql("postgres", "select_current_balances")
 _SELECT_BALANCES = sql("postgres", "select_balances")
+_SELECT_REFUSALS = sql("postgres", "select_refusals")
 _SELECT_RATES = sql("postgres", "select_rates")
 _FOLD_ENTRIES = sql("postgres", "fold_entries")
 _FOLD_SPEND = sql("postgres", "fold_spend")
@@ -91,6 +92,12 @@ class PostgresReader:
             rows = await connection.rows(_FOLD_SPEND, since_ms, AMOUNT_MAX)
             return settled_by_limit(limits, list(sums(rows, await label_sets(connection))))  # type: ignore[arg-type]
 
+    async def refusals(self, since_ms: int, until_ms: int) -> list[RefusalCount]:
+        """See `Ledger.refusals`."""
+        async with self._snapshot() as connection:
+            rows = await connection.rows(_SELECT_REFUSALS, since_ms, until_ms)
+            return [RefusalCount(*labels, int(count)) for *labels, count in rows]
+
     async def alerts(self, since_ms: int) -> list[StoredAlert]:
         """See `Ledger.alerts`."""
         async with self._snapshot() as connection:
@@ -99,7 +106,8 @@ class PostgresReader:
     async def channel_health(self) -> list[ChannelHealth]:
         """See `Ledger.channel_health`."""
         async with self._snapshot() as connection:
-            return await read_channel_health(connection)
+            now_ns = await connection.only(_SELECT_CLOCK) if self._clock is None else self._clock.now_ns()
+            return await read_channel_health(connection, now_ns // NS_PER_MS)
 
     @contextlib.asynccontextmanager
     async def _snapshot(self) -> AsyncGenerator[PostgresConnection]:

@@ -17,7 +17,16 @@ from spendfuse.ledger.operations import Operation, Outcome
 from spendfuse.ledger.spent import SpentLine
 from spendfuse.ledger.sqlite_reader import SqliteReader
 from spendfuse.ledger.sqlite_writer import SqliteWriter
-from spendfuse.ledger.store import BalanceLine, KeyRecord, Ledger, Mismatch, SpendRow, TargetOverrun, Topic
+from spendfuse.ledger.store import (
+    BalanceLine,
+    KeyRecord,
+    Ledger,
+    Mismatch,
+    RefusalCount,
+    SpendRow,
+    TargetOverrun,
+    Topic,
+)
 from spendfuse.ledger.verbs import BatchingLedger
 from spendfuse.ledger.worker import WorkerThread
 
@@ -105,6 +114,10 @@ class SqliteEngine:
     async def overruns(self) -> Sequence[TargetOverrun]:
         """See `Engine`."""
         return await self._reading.submit(self._reader.overruns)
+
+    async def refusals(self, since_ms: int, until_ms: int) -> Sequence[RefusalCount]:
+        """See `Engine`."""
+        return await self._reading.submit(lambda: self._reader.refusals(since_ms, until_ms))
 
     async def has_outbox_work(self, holder: str) -> bool:
         """See `Engine`."""

@@ -9,6 +9,7 @@ from spendfuse.ledger.alerts import (
     ALERTS_KEPT_MS,
     BIT,
     DUE_MAX,
+    GIVEN_UP_SHOWN_MS,
     HOUR_MS,
     ChannelHealth,
     Claim,
@@ -96,9 +97,10 @@ def read_alerts(connection: sqlite3.Connection, since_ms: int) -> list[StoredAle
     return with_deliveries(alerts, connection.execute(_SELECT_DELIVERIES, since))
 
 
-def read_channel_health(connection: sqlite3.Connection) -> list[ChannelHealth]:
+def read_channel_health(connection: sqlite3.Connection, now_ms: int) -> list[ChannelHealth]:
     """See `Ledger.channel_health`."""
-    return [ChannelHealth(*row) for row in connection.execute(_SELECT_CHANNEL_HEALTH)]
+    since = {"since_ms": now_ms - GIVEN_UP_SHOWN_MS}
+    return [ChannelHealth(*row) for row in connection.execute(_SELECT_CHANNEL_HEALTH, since)]
 
 
 def _follow(connection: sqlite3.Connection, limits: int, overruns: int, change_no: int, *, now_ms: int) -> None:

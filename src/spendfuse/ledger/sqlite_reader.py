@@ -24,11 +24,12 @@ from spendfuse.ledger.sqlite_file import connect_reader, store_errors
 from spendfuse.ledger.sqlite_limits import Fold, limits_in_force, overrides
 from spendfuse.ledger.sqlite_spent import spent_now
 from spendfuse.ledger.statements import sql
-from spendfuse.ledger.store import BalanceLine, KeyRecord, Mismatch, SpendRow, TargetOverrun, Topic
+from spendfuse.ledger.store import BalanceLine, KeyRecord, Mismatch, RefusalCount, SpendRow, TargetOverrun, Topic
 
 _SELECT_CURRENT_BALANCES = sql("sqlite", "select_current_balances")
 _SELECT_BALANCES = sql("sqlite", "select_balances")
 _SELECT_RATES = sql("sqlite", "select_rates")
+_SELECT_REFUSALS = sql("sqlite", "select_refusals")
 _SELECT_KEYS = sql("sqlite", "select_keys")
 _SELECT_OVERRUNS = sql("sqlite", "select_overruns")
 _SELECT_REVISIONS = sql("sqlite", "select_revisions")
@@ -97,6 +98,12 @@ class SqliteReader:
             rows = self._connection.execute(_FOLD_SPEND, {"from_ms": since_ms, "until_ms": AMOUNT_MAX}).fetchall()
             return settled_by_limit(limits, list(sums(rows, self._label_sets())))
 
+    def refusals(self, since_ms: int, until_ms: int) -> list[RefusalCount]:
+        """See `Ledger.refusals`."""
+        with store_errors():
+            span = {"since_ms": since_ms, "until_ms": until_ms}
+            return [RefusalCount(*row) for row in self._connection.execute(_SELECT_REFUSALS, span)]
+
     def has_outbox_work(self, holder: str) -> bool:
         """See `Ledger.has_outbox_work`."""
         with store_errors():
@@ -110,7 +117,7 @@ class SqliteReader:
     def channel_health(self) -> list[ChannelHealth]:
         """See `Ledger.channel_health`."""
         with store_errors():
-            return read_channel_health(self._connection)
+            return read_channel_health(self._connection, self._clock.now_ns() // NS_PER_MS)
 
     def keys(self) -> list[KeyRecord]:
         """See `Ledger.keys`."""

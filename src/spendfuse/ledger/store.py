@@ -348,6 +348,10 @@ class Ledger(Protocol):
         """
         ...
 
+    async def refusals(self, since_ms: int, until_ms: int) -> Sequence[RefusalCount]:
+        """What was refused from an instant until another, both rounded down to the hour, the most refused first."""
+        ...
+
     async def has_outbox_work(self, holder: str) -> bool:
         """Whether `outbox_step` has something to do, and no other process is about it. Cheap enough to ask every second
         in every process."""

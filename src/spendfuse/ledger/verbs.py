@@ -182,6 +182,10 @@ class BatchingLedger(Batching):
         """See `Ledger`."""
         return bool(alerts) and await self._submit(self._freeing, RaiseAlerts(tuple(alerts))) is True
 
+    async def refusals(self, since_ms: int, until_ms: int) -> Sequence[RefusalCount]:
+        """See `Ledger`."""
+        return await self._open_engine().refusals(since_ms, until_ms)
+
     async def has_outbox_work(self, holder: str) -> bool:
         """See `Ledger`."""
         return await self._open_engine().has_outbox_work(holder)

@@ -37,6 +37,7 @@ CREATE TABLE delivery (
     PRIMARY KEY (alert_no, channel, phase)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX delivery_due ON delivery (next_try_at_ms) WHERE fate = 'pending';
+CREATE INDEX delivery_failed ON delivery (ended_at_ms) WHERE fate = 'failed';
 CREATE INDEX delivery_sent ON delivery (ended_at_ms) WHERE is_lead = 1;
 
 -- The one process that delivers, until when, and how far it has followed what else alerts come from.
