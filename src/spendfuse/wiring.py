@@ -3,20 +3,28 @@
 import asyncio
 import contextlib
 import sqlite3
+import time
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from spendfuse.cli import build
 from spendfuse.cli.factories import Factories
 from spendfuse.clock import SystemClock
 from spendfuse.config import Config, PostgresStore, SqliteStore, Store
+from spendfuse.config.alerts import Channel
 from spendfuse.core.limits import Limit
 from spendfuse.ledger.sqlite import open_sqlite
 from spendfuse.ledger.sqlite_file import sqlite_has_wal_race
 from spendfuse.ledger.store import Ledger, Topic
 from spendfuse.server.run import ASGIApp
 
+if TYPE_CHECKING:
+    from spendfuse.alerting.outbox import ChannelSender
+    from spendfuse.upstream.client import UpstreamClient
+
+OUTBOX_STOP_S = 1.0
+"""How long messages under way may take once all calls have ended; what takes longer is sent once more."""
 DRAIN_S = 3.0
 """How long the ends of reservations may take once all calls have ended; what is left then is the keeper's."""
 
@@ -68,6 +76,8 @@ async def open_ledger(config: Config) -> AsyncGenerator[Ledger]:
 async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
     """The whole gateway of one process, opened in its event loop."""
     # What only a gateway needs is imported only by one: a command starts in half the time.
+    from spendfuse.alerting.outbox import Outbox
+    from spendfuse.alerting.senders import check_channel
     from spendfuse.gate.exchanges import served
     from spendfuse.gate.gate import Gate
     from spendfuse.gate.routes import Routes, via_of
@@ -79,6 +89,9 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
     from spendfuse.server.peers import Peers
     from spendfuse.upstream.http_client import HttpClient
 
+    for channel in config.alerting.channels.values():
+        # Also loads what sends, which would hold up calls later.
+        check_channel(channel)
     clock = SystemClock()
     async with contextlib.AsyncExitStack() as stack:
         ledger = await open_store(config.store, limits=config.limits)
@@ -101,16 +114,20 @@ async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
             {Topic.KEYS: keyring.load, Topic.OVERRUNS: gate.overruns.load, Topic.SPENT: gate.spent.forget},
         )
         await follower.refresh()
+        outbox = Outbox(ledger, config, lambda channel: make_sender(channel, client), clock)
+        stack.push_async_callback(outbox.stop, OUTBOX_STOP_S)
         keeper = Keeper(ledger)
         keeper.start()
         stack.push_async_callback(keeper.stop)
-        await stack.enter_async_context(_running(follower.run(), gate.refusals.run(), gate.spent.run()))
+        await stack.enter_async_context(
+            _running(follower.run(), gate.refusals.run(), gate.spent.run(), gate.unpriced.run(), outbox.run())
+        )
         yield App(
             gate=gate,
             keyring=keyring,
             dialects=serves.dialects,
             models=config.models,
-            others=others_app(gate.check_ready),
+            others=others_app(gate.check_ready, ledger.channel_health),
             peers=Peers(config.trusted_proxies) if gate.needs_peers else None,
             body_bytes_max=config.body_bytes_max,
             via=via_of(config),
@@ -140,7 +157,37 @@ async def _running(*background: Coroutine[Any, Any, None]) -> AsyncGenerator[Non
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-FACTORIES = Factories(open_ledger=open_ledger, migrate_store=migrate_store, open_app=open_app, warnings=warnings_of)
+def make_sender(channel: Channel, client: "UpstreamClient") -> "ChannelSender":
+    """What sends to a channel of the config."""
+    from spendfuse.alerting.senders import AppriseSender
+    from spendfuse.alerting.webhook import WebhookSender
+
+    if channel.signs_with is not None:
+        return WebhookSender(channel.url, channel.signs_with, client, lambda: int(time.time()))
+    return AppriseSender(channel)
+
+
+@asynccontextmanager
+async def open_sender(channel: Channel) -> AsyncGenerator["ChannelSender"]:
+    """What sends to a channel, for as long as a command takes."""
+    from spendfuse.upstream.http_client import HttpClient
+
+    client = HttpClient()
+    sender = make_sender(channel, client)
+    try:
+        yield sender
+    finally:
+        sender.close()
+        await client.close()
+
+
+FACTORIES = Factories(
+    open_ledger=open_ledger,
+    migrate_store=migrate_store,
+    open_app=open_app,
+    open_sender=open_sender,
+    warnings=warnings_of,
+)
 
 
 def main() -> None:

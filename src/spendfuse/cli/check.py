@@ -82,6 +82,22 @@ def _say_models(config: Config) -> list[str]:
     return errors
 
 
+def _check_channels(config: Config) -> None:
+    """Show the channels of alerts, whose URLs are secrets.
+
+    Raises:
+        ConfigInvalid: one of them leads nowhere.
+    """
+    channels = config.alerting.channels
+    if not channels:
+        return
+    from spendfuse.alerting.senders import check_channel
+
+    for channel in channels.values():
+        check_channel(channel)
+    say(f"alerts    {counted(len(channels), 'channel')}: {', '.join(channels)}")
+
+
 def add_to(app: typer.Typer, factories: Factories) -> None:
     @app.command()
     def check(
@@ -102,6 +118,7 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
         say(f"limits    {counted(len(loaded.limits), 'limit')}")
         for limit in loaded.limits:
             say(f"  {limit_words(limit)}")
+        _check_channels(loaded)
         errors = _say_models(loaded)
         for warning in loaded.warnings:
             note(f"warning: {warning}")

@@ -34,6 +34,7 @@ from spendfuse.gate.requests import Caller, Downstream, Request
 from spendfuse.gate.reservations import Endings, OpenReservation
 from spendfuse.gate.routes import Rotation, Route, Routes
 from spendfuse.gate.spent import SpentLimits
+from spendfuse.gate.unpriced import UnpricedModels
 from spendfuse.ledger.store import Demand, Ledger
 from spendfuse.upstream.client import UpstreamClient
 from spendfuse.wire.dialect import Answer, Exchange
@@ -98,6 +99,7 @@ class Gate:
         self.endings = Endings(ledger)
         self.refusals = RefusalCounts(ledger)
         self.spent = SpentLimits(ledger)
+        self.unpriced = UnpricedModels(ledger, clock)
 
     async def serve(self, request: Request, down: Downstream) -> None:
         """Serve one request. Cancel it when the client leaves: its reservation then is ended in the background."""
@@ -113,6 +115,7 @@ class Gate:
             return call
         admission = await self._admit(request, call, reservation_of(call_id, 1))
         if isinstance(admission, Deny):
+            self.unpriced.note(admission, call.model)
             return admission
         attempt = self._attempt(admission, down, call_text(call_id), client_cap=call.cap)
         exchange = admission.exchange

@@ -146,7 +146,7 @@ class MemoryOutbox:
                     fate=ended.fate,
                     next_try_at_ms=now_ms + ended.retry_in_ms,
                     ended_at_ms=None if ended.fate is Fate.PENDING else now_ms,
-                    error=ended.error,
+                    error=ended.error or (one.error if ended.fate is Fate.PENDING else ""),
                     is_lead=place == 0 and ended.fate is Fate.SENT,
                 )
 

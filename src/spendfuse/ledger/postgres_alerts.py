@@ -61,7 +61,8 @@ async def insert_alerts(connection: PostgresConnection, alerts: Sequence[Alert],
     """Write alerts; True when one of them was not there already."""
     if not alerts:
         return False
-    rows = {one.alert_id: alert_row(one, now_ms) for one in alerts}
+    # Of those with one id the first counts.
+    rows = {one.alert_id: alert_row(one, now_ms) for one in reversed(alerts)}
     return bool(await connection.rows(_INSERT_ALERTS, *map(list, zip(*rows.values(), strict=True))))
 
 

@@ -1,6 +1,6 @@
 """Everything outside `/v1`: health, and a clear 404."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -8,11 +8,17 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from spendfuse.core.errors import LedgerUnavailable
+from spendfuse.ledger.alerts import ChannelHealth
 from spendfuse.server.run import ASGIApp
 
 
-def others_app(check_ready: Callable[[], Awaitable[None]]) -> ASGIApp:
-    """The app for health checks. `check_ready` raises `LedgerUnavailable` while calls can't be admitted."""
+def others_app(
+    check_ready: Callable[[], Awaitable[None]], channel_health: Callable[[], Awaitable[Sequence[ChannelHealth]]]
+) -> ASGIApp:
+    """The app for health checks. `check_ready` raises `LedgerUnavailable` while calls can't be admitted.
+
+    Channels of alerts that can't be reached are named, and make nothing less ready: calls are served without them.
+    """
 
     async def live(_: Request) -> JSONResponse:
         return JSONResponse({"status": "live"})
@@ -20,9 +26,14 @@ def others_app(check_ready: Callable[[], Awaitable[None]]) -> ASGIApp:
     async def ready(_: Request) -> JSONResponse:
         try:
             await check_ready()
+            failing = await channel_health()
         except LedgerUnavailable as error:
             return JSONResponse({"status": "unavailable", "reason": str(error)}, status_code=503)
-        return JSONResponse({"status": "ready"})
+        if not failing:
+            return JSONResponse({"status": "ready"})
+        # Why stands in `spendfuse alerts list`: anybody may ask here.
+        channels = {one.channel: {"waiting": one.waiting, "failed": one.failed} for one in failing}
+        return JSONResponse({"status": "ready", "failing_channels": channels})
 
     async def unknown(request: Request, _: Exception) -> JSONResponse:
         message = (
