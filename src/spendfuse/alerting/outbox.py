@@ -29,7 +29,7 @@ from spendfuse.ledger.alerts import Claim, Due, Ended, Fate, OutboxWork, Routed,
 from spendfuse.ledger.store import Ledger
 
 STEP_INTERVAL_S = 1.0
-LEASE_S = 20.0
+LEASE_S = 10.0
 CLAIM_MS = 60_000
 """Longer than any message takes: after it, whoever claimed it must be dead."""
 PAUSE_MAX_MS = 60_000
