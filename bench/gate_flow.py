@@ -31,6 +31,7 @@ from spendfuse.gate.exchanges import Served, served
 from spendfuse.gate.gate import Gate
 from spendfuse.gate.requests import Caller, Request
 from spendfuse.gate.routes import Routes
+from spendfuse.gate.shared import Shared
 from spendfuse.upstream.client import UpstreamRequest
 from spendfuse.wire.dialect import Answer
 from spendfuse.wire.labels import labels_from_headers
@@ -130,15 +131,9 @@ async def measure(folder: Path, *, calls: int, in_flight: int, runs: int, profil
     )
     ledger = await open_store(config.store, limits=config.limits)
     serves = served(config, clock)
-    gate = Gate(
-        config=config,
-        routes=Routes(config, clock),
-        exchanges=serves.exchanges,
-        ledger=ledger,
-        client=_Upstream(),
-        clock=clock,
-    )
-    await gate.overruns.load()
+    shared = Shared(ledger, _Upstream(), clock)
+    gate = Gate(config=config, routes=Routes(config, clock), exchanges=serves.exchanges, shared=shared)
+    await shared.overruns.load()
     for way in WAYS:
         await run_calls(gate, serves, way, calls=WARM_UP_CALLS, in_flight=in_flight)
         taken = [await run_calls(gate, serves, way, calls=calls, in_flight=in_flight) for _ in range(runs)]
@@ -148,7 +143,7 @@ async def measure(folder: Path, *, calls: int, in_flight: int, runs: int, profil
         with cProfile.Profile() as profiler:
             await run_calls(gate, serves, CHAT, calls=calls, in_flight=in_flight)
         pstats.Stats(profiler).sort_stats("tottime").print_stats(40)
-    await gate.drain(1.0)
+    await shared.drain(1.0)
     assert not await ledger.audit()
     await ledger.close()
 

@@ -27,6 +27,7 @@ from spendfuse.core.calls import Call
 from spendfuse.core.refusals import Deny
 from spendfuse.gate.estimates import Estimator
 from spendfuse.gate.exchanges import Served, served
+from spendfuse.gate.learned import LearnedCaps
 from spendfuse.gate.overruns import Overruns
 from spendfuse.gate.routes import Route, Routes
 from spendfuse.ledger.worker import WorkerThread
@@ -63,7 +64,7 @@ async def gateway_of(folder: Path) -> Gateway:
     overruns = Overruns(ledger)
     await overruns.load()
     await ledger.close()
-    estimator = Estimator(config.limits, overruns, output_tokens_default=config.output_tokens_default)
+    estimator = Estimator(config.limits, overruns, LearnedCaps(), output_tokens_default=config.output_tokens_default)
     return Gateway(served(config, clock), Routes(config, clock), estimator)
 
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from spendfuse.cli import build
-from spendfuse.cli.factories import Factories
+from spendfuse.cli.factories import Factories, GatewayApp
 from spendfuse.clock import SystemClock
 from spendfuse.config import Config, PostgresStore, SqliteStore, Store
 from spendfuse.config.alerts import Channel
@@ -17,7 +17,6 @@ from spendfuse.core.limits import Limit
 from spendfuse.ledger.sqlite import open_sqlite
 from spendfuse.ledger.sqlite_file import sqlite_has_wal_race
 from spendfuse.ledger.store import Ledger, Topic
-from spendfuse.server.run import ASGIApp
 
 if TYPE_CHECKING:
     from spendfuse.alerting.outbox import ChannelSender
@@ -73,65 +72,52 @@ async def open_ledger(config: Config) -> AsyncGenerator[Ledger]:
 
 
 @asynccontextmanager
-async def open_app(config: Config) -> AsyncGenerator[ASGIApp]:
+async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
     """The whole gateway of one process, opened in its event loop."""
     # What only a gateway needs is imported only by one: a command starts in half the time.
     from spendfuse.alerting.outbox import Outbox
-    from spendfuse.alerting.senders import check_channel
-    from spendfuse.gate.exchanges import served
-    from spendfuse.gate.gate import Gate
-    from spendfuse.gate.routes import Routes, via_of
+    from spendfuse.alerting.senders import check_channels
+    from spendfuse.gate.shared import Shared
     from spendfuse.ledger.following import Follower
     from spendfuse.ledger.keeper import Keeper
-    from spendfuse.server.app import App
     from spendfuse.server.auth import Keyring
-    from spendfuse.server.others import others_app
-    from spendfuse.server.peers import Peers
+    from spendfuse.server.gateway import Gateway
     from spendfuse.upstream.http_client import HttpClient
 
-    for channel in config.alerting.channels.values():
-        # Also loads what sends, which would hold up calls later.
-        check_channel(channel)
-    clock = SystemClock()
+    check_channels(config.alerting)
     async with contextlib.AsyncExitStack() as stack:
         ledger = await open_store(config.store, limits=config.limits)
         stack.push_async_callback(ledger.close)
         client = HttpClient()
         stack.push_async_callback(client.close)
-        serves = served(config, clock)
-        gate = Gate(
-            config=config,
-            routes=Routes(config, clock),
-            exchanges=serves.exchanges,
-            ledger=ledger,
-            client=client,
-            clock=clock,
-        )
-        stack.push_async_callback(gate.drain, DRAIN_S)
+        shared = Shared(ledger, client, SystemClock())
+        stack.push_async_callback(shared.drain, DRAIN_S)
         keyring = Keyring(config.keys, ledger, new_subjects_per_hour=config.new_subjects_per_hour)
         follower = Follower(
             ledger,
-            {Topic.KEYS: keyring.load, Topic.OVERRUNS: gate.overruns.load, Topic.SPENT: gate.spent.forget},
+            {
+                Topic.KEYS: keyring.load,
+                Topic.OVERRUNS: shared.overruns.load,
+                Topic.BREAKERS: shared.breakers.load,
+                Topic.SPENT: shared.spent_ended,
+            },
         )
         await follower.refresh()
-        outbox = Outbox(ledger, config, lambda channel: make_sender(channel, client), clock)
+        outbox = Outbox(ledger, config, lambda channel: make_sender(channel, client), shared.clock)
         stack.push_async_callback(outbox.stop, OUTBOX_STOP_S)
         keeper = Keeper(ledger)
         keeper.start()
         stack.push_async_callback(keeper.stop)
-        await stack.enter_async_context(
-            _running(follower.run(), gate.refusals.run(), gate.spent.run(), gate.unpriced.run(), outbox.run())
+        background = (
+            follower.run(),
+            shared.refusals.run(),
+            shared.spent.run(),
+            shared.breakers.run(),
+            shared.unpriced.run(),
         )
-        yield App(
-            gate=gate,
-            keyring=keyring,
-            dialects=serves.dialects,
-            models=config.models,
-            others=others_app(gate.check_ready, ledger.channel_health),
-            peers=Peers(config.trusted_proxies) if gate.needs_peers else None,
-            body_bytes_max=config.body_bytes_max,
-            via=via_of(config),
-        )
+        background = (*background, outbox.run())
+        await stack.enter_async_context(_running(*background))
+        yield Gateway(config, shared=shared, keyring=keyring, outbox=outbox)
 
 
 def warnings_of(config: Config, workers: int) -> list[str]:

@@ -152,17 +152,31 @@ async def test_a_reserve_that_meets_newer_limits_waits_for_its_process_and_then_
     one, two = await harness.open(limit("l", 10)), await harness.open(limit("l", 10))
     await one.apply((limit("l", 100),))
     met = asyncio.Event()
-    wait = two._newer_limits  # type: ignore[attr-defined]
+    wait = two._may_be_up_to_date  # type: ignore[attr-defined]
 
-    async def newer_limits(applied: asyncio.Event) -> bool:
+    async def may_be_up_to_date(applied: asyncio.Event) -> bool:
         met.set()
         return await wait(applied)
 
-    two._newer_limits = newer_limits  # type: ignore[attr-defined]
+    two._may_be_up_to_date = may_be_up_to_date  # type: ignore[attr-defined]
     asked = asyncio.ensure_future(two.reserve(demand(1, 60)))
     await met.wait()
     assert not asked.done()
     await two.apply((limit("l", 100),))
+    assert isinstance(await asked, Admitted)
+
+
+@contract
+async def test_a_reserve_that_meets_newer_limits_succeeds_once_its_own_rule_again(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verbs, "RELOAD_WAIT_S", 60.0)
+    one, two = await harness.open(limit("l", 10)), await harness.open(limit("l", 10))
+    await one.apply((limit("l", 100),))
+    asked = asyncio.ensure_future(two.reserve(demand(1, 5)))
+    while two._outdated_since_s is None:  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+    await one.apply((limit("l", 10),))
     assert isinstance(await asked, Admitted)
 
 
@@ -265,6 +279,21 @@ async def test_limits_that_come_with_a_poisoned_operation_are_applied_alone(harn
     )
     assert [type(one) for one in outcomes] == [type(None), LedgerError, Admitted]
     assert await committed(ledger, "l") == (0, 520)
+
+
+@DATABASES
+@contract
+async def test_an_owner_that_lost_its_lease_applies_limits_and_admits_by_them(harness: Harness) -> None:
+    """The batch is begun again under another owner, by the old limits at first."""
+    one, two = await harness.open(limit("l", 100)), await harness.open(limit("l", 100))
+    await admitted(one, 1, 100)
+    lost = one.owner_id
+    harness.kill(one)
+    assert len(await two.expire_due()) == 1
+    applied, outcome = await asyncio.gather(one.apply((limit("l", 150),)), one.reserve(demand(2, 50)))
+    assert applied is None and isinstance(outcome, Admitted)
+    assert one.owner_id != lost
+    assert await committed(one, "l") == (100, 50)
 
 
 @pytest.mark.parametrize("fault", [Fault.LOSE_COMMIT, Fault.LOSE_ANSWER])

@@ -25,6 +25,7 @@ from spendfuse.core.windows import Span
 from spendfuse.ledger.store import Ledger
 
 U1 = '["u1"]'
+HOUR = Span(3_600_000)
 
 
 async def _spend_some(ledger: Ledger) -> None:
@@ -125,6 +126,31 @@ async def test_a_shadow_limit_that_becomes_enforced_has_at_least_what_is_committ
     assert await committed(ledger, "l") == (150, 50)
     again = await harness.open(limit("l", 100, on_exceed=Shadow()))
     await admitted(again, 3, 500)
+
+
+@pytest.mark.parametrize(
+    ("later", "room"),
+    [
+        (limit("l", 70, per=HOUR), 40),
+        (limit("l", 500, per=HOUR), 40),
+        (limit("l", 100, per=HOUR, on_exceed=Shadow()), 40),
+        (limit("later", 1, per=HOUR), 940),
+    ],
+)
+@contract
+async def test_a_window_that_is_over_keeps_its_amount_for_calls_in_flight(
+    harness: Harness, later: Limit, room: int
+) -> None:
+    """Invariants 3 and 9: what is applied or set afterwards is for the windows that follow."""
+    ledger = await harness.open(limit("l", 100, per=HOUR), limit("ever", 1_000, per=LIFETIME))
+    await admitted(ledger, 1, 60, deadline_s=86_400)
+    harness.clock.advance(ms=3_600_000)
+    await ledger.apply((later, limit("ever", 1_000, per=LIFETIME)))
+    assert not await ledger.extend(rid(1), quote=quote(), cap=61 + room, deadline_s=60)
+    assert await ledger.extend(rid(1), quote=quote(), cap=60 + room, deadline_s=60)
+    entry = await ledger.settle(rid(1), charge(60 + room))
+    assert entry.overrun_cost == 0
+    assert await committed(ledger, "ever") == (60 + room, 0)
 
 
 @contract

@@ -4,6 +4,7 @@ A failure names the seed that replays it.
 """
 
 import asyncio
+import json
 import random
 from collections.abc import Awaitable, Callable
 
@@ -26,8 +27,9 @@ from spendfuse.core.decisions import Admitted, Fit
 from spendfuse.core.errors import LedgerError
 from spendfuse.core.labels import subject_values
 from spendfuse.core.limits import Limit, Shadow, Unit
-from spendfuse.core.windows import Span
-from spendfuse.ledger.store import Ledger
+from spendfuse.core.windows import NS_PER_MS, Span
+from spendfuse.ledger import verbs
+from spendfuse.ledger.store import Demand, Ledger
 
 STEPS = 50
 CONFIGS: list[tuple[Limit, ...]] = [
@@ -50,10 +52,21 @@ CONFIGS: list[tuple[Limit, ...]] = [
         limit("user", 200, each=("user", "feature")),
         limit("tokens", 300, unit=Unit.TOKENS, per=Span(3_600_000), each=("feature",)),
         limit("only", 120, match={"feature": frozenset({"search"})}, fit=False),
+        limit("rate", 3, unit=Unit.REQUESTS, per=Span(60_000), each=("user",)),
         limit("run", 150, per=LIFETIME, each=("run",)),
     ),
 ]
+SUBJECTS = [("money", "[]"), ("user", '["u1"]'), ("tokens", '["search"]'), ("rate", '["u1"]'), ("run", '["r1"]')]
+AMOUNTS = [None, 0, 2, 100, 300]
+ENDS_MS = [None, 0, 1_000, 20_000, 600_000, 4_000_000]
+AGES_MS = [-5_000, 0, 1_000, 600_000, 4_000_000, 43_200_000, 100_000_000]
 Verb = Callable[[Ledger], Awaitable[object]]
+
+
+@pytest.fixture(autouse=True)
+def _refuse_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that holds older limits doesn't wait for newer ones, which nobody brings while it waits."""
+    monkeypatch.setattr(verbs, "RELOAD_WAIT_S", 0.0)
 
 
 class _History:
@@ -69,6 +82,10 @@ class _History:
         self.last_id = 0
         self.entries: list[tuple[object, ...]] = []
         self.highest: dict[tuple[object, ...], int] = {}
+        self.amounts: dict[str, int] = {}
+        """The highest amount of each limit that was given one in this step, if only for a moment."""
+        self.lifted: set[str] = set()
+        """The limits that were out of force, or not enforced, in this step, if only for a moment."""
 
     async def open(self) -> None:
         memory, stored = [await one.open(*self.limits) for one in self.both]
@@ -76,6 +93,8 @@ class _History:
 
     async def step(self) -> None:
         dice = self.random.random()
+        self.amounts.clear()
+        self.lifted.clear()
         if dice < 0.06:
             self.limits = self.random.choice(CONFIGS)
             await self.open()
@@ -83,7 +102,10 @@ class _History:
             dead = self.owners.pop(self.random.randrange(len(self.owners)))
             for harness, ledger in zip(self.both, dead, strict=True):
                 harness.kill(ledger)
-        elif dice < 0.2:
+        elif dice < 0.12:
+            for ledger in [one for pair in self.owners for one in pair]:
+                await ledger.apply(self.limits)
+        elif dice < 0.23:
             ms = self.random.choice([1_000, 20_000, 600_000, 4_000_000, 43_200_000])
             for harness in self.both:
                 harness.clock.advance(ms=ms)
@@ -92,40 +114,64 @@ class _History:
 
     async def act(self) -> None:
         """One to five verbs at once on one owner, the same on both engines, with the same outcomes."""
-        verbs = [self.verb() for _ in range(self.random.randint(1, 5))]
+        several = [self.verb() for _ in range(self.random.randint(1, 5))]
         owner = self.random.choice(self.owners)
-        outcomes = [await asyncio.gather(*[v(one) for v in verbs], return_exceptions=True) for one in owner]
+        outcomes = [await asyncio.gather(*[verb(one) for verb in several], return_exceptions=True) for one in owner]
         assert [_comparable(one) for one in outcomes[0]] == [_comparable(one) for one in outcomes[1]]
 
     def verb(self) -> Verb:
         chance, cap = self.random.random(), self.random.randint(1, 120)
         number = rid(self.random.randint(1, self.last_id + 1))
         spent = charge(self.random.randint(0, 140), input_tokens=self.random.randint(0, 20))
-        if chance < 0.5:
+        if chance < 0.46:
             self.last_id += self.random.random() < 0.9
-            asked = demand(
-                max(1, self.last_id),
-                cap,
-                input_tokens=self.random.randint(0, 20),
-                useful=self.random.randint(0, cap),
-                labels=self.labels(),
-                fit=self.random.choice(list(Fit)),
-                deadline_s=self.random.choice([1, 30, 900]),
-                new_subjects=self.random.choice([1, 3, 6, 1_000]),
-            )
+            asked = self.demand(max(1, self.last_id), cap)
             return lambda ledger: ledger.reserve(asked)
-        if chance < 0.72:
+        if chance < 0.66:
             return lambda ledger: ledger.settle(number, spent)
-        if chance < 0.82:
+        if chance < 0.75:
             return lambda ledger: ledger.void(number)
-        if chance < 0.9:
+        if chance < 0.82:
             return lambda ledger: ledger.extend(number, quote=quote(5), cap=cap, deadline_s=60)
-        if chance < 0.96:
+        if chance < 0.88:
             return lambda ledger: ledger.expire_due()
-        if chance < 0.97:
+        if chance < 0.93:
+            self.last_id = max(self.last_id, number)
+            served, at_ms = self.demand(number, cap), self.now_ms() - self.random.choice(AGES_MS)
+            return lambda ledger: ledger.record(served, spent, at_ms=at_ms)
+        if chance < 0.94:
             return lambda ledger: ledger.clear_overrun("openai/gpt-4o")
-        amount = self.random.choice([None, 0, 100, 300])
-        return lambda ledger: ledger.set_amount("money", "[]", amount)
+        return self.applying() if chance < 0.96 else self.setting()
+
+    def demand(self, number: int, cap: int) -> Demand:
+        return demand(
+            number,
+            cap,
+            input_tokens=self.random.randint(0, 20),
+            useful=self.random.randint(0, cap),
+            labels=self.labels(),
+            fit=self.random.choice(list(Fit)),
+            deadline_s=self.random.choice([1, 30, 900]),
+            new_subjects=self.random.choice([1, 3, 6, 1_000]),
+        )
+
+    def applying(self) -> Verb:
+        limits = self.limits = self.random.choice(CONFIGS)
+        for one in limits:
+            self.amounts[one.name] = max(one.amount, self.amounts.get(one.name, 0))
+        enforced = {one.identity for one in limits if one.is_enforced}
+        self.lifted |= {one.identity for config in CONFIGS for one in config} - enforced
+        return lambda ledger: ledger.apply(limits)
+
+    def setting(self) -> Verb:
+        name, subject = self.random.choice(SUBJECTS)
+        amount, ms = self.random.choice(AMOUNTS), self.random.choice(ENDS_MS)
+        until_ms = None if ms is None else self.now_ms() + ms
+        self.amounts[name] = max(amount or 0, self.amounts.get(name, 0))
+        return lambda ledger: ledger.set_amount(name, subject, amount, until_ms=until_ms)
+
+    def now_ms(self) -> int:
+        return self.memory.clock.now_ns() // NS_PER_MS
 
     def labels(self) -> dict[str, str]:
         labels = {"feature": self.random.choice(["search", "chat"]), "key": self.random.choice(["app", "batch"])}
@@ -147,7 +193,7 @@ class _History:
         assert alerts[0] == alerts[1], "invariant 16"
         for line in lines:
             assert len(subject_values(line.subject)) == len(line.each)
-        since_ms = self.memory.clock.now_ns() // 1_000_000 - self.random.choice([10_000, 3_600_000, 10**9])
+        since_ms = self.now_ms() - self.random.choice([10_000, 3_600_000, 10**9])
         for label in ("user", "run"):
             rows = [await one.spend(label, since_ms=since_ms) for one in (memory, stored)]
             assert rows[0] == rows[1]
@@ -160,18 +206,19 @@ class _History:
         both = "SELECT count(*) FROM reservation JOIN entry USING (reservation_id)"
         assert await self.store.rows(both) == [(0,)], "invariant 5"
         rows = await self.store.rows(
-            "SELECT limit_id, subject, window_no, amount, ceiling, settled, reserved, overrun FROM balance"
+            "SELECT identity, subject, window_no, amount, ceiling, settled, reserved, overrun"
+            " FROM balance JOIN applied_limit USING (limit_id)"
         )
         before, self.highest = self.highest, {}
         for *key, amount, ceiling, settled, reserved, overrun in rows:
             assert min(settled, reserved) >= 0, "invariant 1"
-            # A balance that opens at a fold starts with what was spent before its limit was in force.
-            highest = max(amount, before.get(tuple(key), settled + reserved))
-            self.highest[tuple(key)] = highest
             if ceiling is None:
-                self.highest[tuple(key)] = max(highest, settled + reserved)
-            else:
-                assert settled + reserved <= min(ceiling, highest + overrun), "invariant 3"
+                continue
+            # A balance that opens at a fold, or leaves the shadow, starts with what was committed before.
+            opened = ceiling - overrun if key[0] in self.lifted else before.get(tuple(key), ceiling - overrun)
+            highest = max(amount, opened, self.amounts.get(json.loads(key[0])["name"], 0))
+            self.highest[tuple(key)] = highest
+            assert settled + reserved <= min(ceiling, highest + overrun), "invariant 3"
 
     async def close(self) -> None:
         for harness in self.both:

@@ -12,7 +12,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 from faulty_wire import Fault, FaultyWire
-from ledger_harness import DAY, NOON_NS, admitted, charge, claim, committed, demand, limit, quote, refused, rid
+from ledger_harness import DAY, NOON_NS, admitted, charge, claim, committed, demand, limit, line_of, quote, refused, rid
 from postgres_harness import LEASE_S, PostgresHarness, execute, raw_connection, rows
 
 from spendfuse.clock import FrozenClock
@@ -320,6 +320,49 @@ async def test_leases_are_renewed_and_end_by_the_clock_of_the_store(empty_postgr
 async def _lease_ms(dsn: str, owner_id: int) -> int:
     ((lease_until_ms,),) = await rows(dsn, f"SELECT lease_until_ms FROM owner WHERE owner_id = {owner_id}")
     return lease_until_ms
+
+
+@claim
+async def test_the_keeper_is_alone_with_the_store_only_when_an_amount_has_ended(empty_postgres: str) -> None:
+    """While another batch runs, expiring goes on; an amount that has ended waits for it."""
+    harness = PostgresHarness(empty_postgres)
+    ledger = await harness.open(*LIMITS)
+    now_ms = NOON_NS // 10**6
+    await ledger.set_amount("total", "[]", 7, until_ms=now_ms + 1_000)
+    await admitted(ledger, 1, 5, deadline_s=0.5)
+    raw = await raw_connection(empty_postgres)
+    await raw.execute("BEGIN")
+    await raw.execute("SELECT pg_advisory_xact_lock_shared(store_lock_1())")
+    harness.clock.advance(ms=999)
+    assert len(await ledger.expire_due()) == 1
+    harness.clock.advance(ms=1)
+    expiring = asyncio.ensure_future(ledger.expire_due())
+    while not await rows(empty_postgres, "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"):
+        await asyncio.sleep(0.005)
+    assert not expiring.done()
+    await raw.execute("ROLLBACK")
+    assert await expiring == ()
+    assert (await line_of(ledger, "total")).amount == 5_000
+    await raw.execute("BEGIN")
+    await raw.execute("SELECT pg_advisory_xact_lock_shared(store_lock_1())")
+    assert await ledger.expire_due() == ()
+    await raw.close()
+    await harness.close()
+
+
+@claim
+async def test_an_amount_ends_by_the_clock_of_the_store(empty_postgres: str) -> None:
+    ledger = await open_postgres(empty_postgres, limits=LIMITS, lease_s=LEASE_S)
+    ((now_ms,),) = await rows(empty_postgres, "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")
+    with pytest.raises(LedgerError, match="over already"):
+        await ledger.set_amount("total", "[]", 7, until_ms=now_ms)
+    await ledger.set_amount("total", "[]", 7, until_ms=now_ms + 1_000)
+    while (await line_of(ledger, "total")).is_overridden:
+        await ledger.expire_due()
+        await asyncio.sleep(0.02)
+    ((then_ms,),) = await rows(empty_postgres, "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")
+    assert then_ms >= now_ms + 1_000
+    await ledger.close()
 
 
 @claim

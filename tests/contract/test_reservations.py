@@ -260,7 +260,11 @@ async def test_negative_amounts_never_reach_the_store(harness: Harness) -> None:
     with pytest.raises(ValueError, match="negative"):
         await ledger.settle(rid(1), type(charge(0))(charge(0).usage, -1))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="negative"):
-        await ledger.set_amount("l", "[]", -1)
+        await ledger.set_amount("l", "[]", -1, until_ms=1 << 50)
+    with pytest.raises(ValueError, match="negative"):
+        await ledger.reserve(demand(2, 10, input_tokens=-5))
+    with pytest.raises(ValueError, match="negative"):
+        await ledger.settle(rid(1), charge(-1))
     assert await committed(ledger, "l") == (0, 10)
 
 

@@ -11,6 +11,7 @@ from ledger_harness import (
     contract,
     limit,
     line_of,
+    quote,
     refused,
     rid,
 )
@@ -41,6 +42,25 @@ async def test_a_call_in_flight_over_a_rollover_settles_where_it_was_reserved(
     assert await committed(ledger, "ever") == (95, 50)
     await ledger.settle(rid(2), charge(20))
     assert await committed(ledger, "l") == (20, 0)
+
+
+@contract
+async def test_every_end_over_a_rollover_counts_in_the_window_of_its_reservation(harness: Harness) -> None:
+    """Invariant 9."""
+    ledger = await harness.open(limit("l", 500, per=Span(HOUR_MS)))
+    for number in (1, 2, 3, 4):
+        await admitted(ledger, number, 100, deadline_s=3_600)
+    harness.clock.advance(ms=HOUR_MS)
+    assert await ledger.extend(rid(1), quote=quote(), cap=200, deadline_s=60)
+    assert not await ledger.extend(rid(2), quote=quote(), cap=101, deadline_s=60)
+    await ledger.settle(rid(1), charge(190))
+    await ledger.void(rid(2))
+    assert len(await ledger.expire_due()) == 2
+    await ledger.settle(rid(3), charge(30))
+    assert await committed(ledger, "l") == (0, 0)
+    await admitted(ledger, 5, 500)
+    harness.clock.advance(ms=-HOUR_MS)
+    assert await committed(ledger, "l") == (320, 0)
 
 
 @contract

@@ -19,13 +19,16 @@ from spendfuse.core.breakers import (
     Phase,
     Spent,
     State,
+    bucket_of,
     closed_by_hand,
+    counts_now,
     forced_open,
     judged,
     opened,
     passage,
     probe_ended,
     probe_given_up,
+    probe_renewed,
     probe_taken,
     recovered,
     trip_reason,
@@ -35,12 +38,14 @@ from spendfuse.core.windows import Span
 
 NOW_MS = 1_795_262_400_000
 LEASE_MS = 60_000
+PROBE = 7
 ERRORS = Breaker("errors", ErrorRate(percent=10), each=("target",))
 SLOW = Breaker("slow", MeanLatency(ms=30_000), each=("target",), cooldown_ms=60_000)
 BURN = Breaker("burn", Burn(nanos=20_000_000_000), over=Span(600_000))
 USUAL = Breaker("usual", Burn(times=4), over=Span(3_600_000))
 LONGER = Breaker("longer", Drift(Measure.OUTPUT_TOKENS, times=3, baseline_ms=604_800_000), each=("feature",))
 DEARER = Breaker("dearer", Drift(Measure.COST, times=2, baseline_ms=604_800_000))
+QUIET = replace(ERRORS, opens=False)
 SPEND = Breaker("spend", Spent("company-month"))
 BEFORE = Counts(calls=100, output_tokens=10_000)
 
@@ -108,35 +113,47 @@ def test_an_open_breaker_blocks_until_its_cooldown_is_over_and_then_wants_a_prob
     assert passage(state, NOW_MS) is Passage.BLOCKED
     assert passage(state, NOW_MS + 29_999) is Passage.BLOCKED
     assert passage(state, NOW_MS + 30_000) is Passage.PROBE
-    assert probe_taken(state, NOW_MS + 29_999, lease_ms=LEASE_MS) is None
+    assert probe_taken(state, NOW_MS + 29_999, probe_id=PROBE, lease_ms=LEASE_MS) is None
 
 
 def test_a_half_open_breaker_has_one_probe_at_a_time_until_its_lease_is_over() -> None:
     """Invariant 15."""
     begins_ms = NOW_MS + 30_000
-    probing = probe_taken(opened(ERRORS, NOW_MS, "errors"), begins_ms, lease_ms=LEASE_MS)
+    probing = probe_taken(opened(ERRORS, NOW_MS, "errors"), begins_ms, probe_id=PROBE, lease_ms=LEASE_MS)
     assert probing is not None
     assert probing.phase is Phase.HALF_OPEN
     assert passage(probing, begins_ms) is Passage.BLOCKED
-    assert probe_taken(probing, begins_ms + LEASE_MS - 1, lease_ms=LEASE_MS) is None
-    again = probe_taken(probing, begins_ms + LEASE_MS, lease_ms=LEASE_MS)
+    assert probe_taken(probing, begins_ms + LEASE_MS - 1, probe_id=PROBE, lease_ms=LEASE_MS) is None
+    again = probe_taken(probing, begins_ms + LEASE_MS, probe_id=PROBE, lease_ms=LEASE_MS)
     assert again is not None
     assert again.probe_until_ms == begins_ms + 2 * LEASE_MS
 
 
 def test_a_probe_closes_it_or_opens_it_for_another_cooldown() -> None:
-    probing = State(Phase.HALF_OPEN, NOW_MS, probe_until_ms=NOW_MS + LEASE_MS, why="9 errors in 42 attempts")
-    closed = probe_ended(ERRORS, probing, NOW_MS + 5, succeeded=True)
+    probing = State(
+        Phase.HALF_OPEN, NOW_MS, probe_id=PROBE, probe_until_ms=NOW_MS + LEASE_MS, why="9 errors in 42 attempts"
+    )
+    closed = probe_ended(ERRORS, probing, NOW_MS + 5, probe_id=PROBE, succeeded=True)
     assert closed == State(Phase.CLOSED, NOW_MS + 5, why="the probe succeeded")
-    failed = probe_ended(ERRORS, probing, NOW_MS + 5, succeeded=False)
+    assert probe_ended(ERRORS, probing, NOW_MS + 5, probe_id=PROBE + 1, succeeded=True) is None
+    failed = probe_ended(ERRORS, probing, NOW_MS + 5, probe_id=PROBE, succeeded=False)
     assert failed is not None
     assert (failed.phase, failed.tries_at_ms) == (Phase.OPEN, NOW_MS + 30_005)
     assert failed.why == "the probe failed; 9 errors in 42 attempts"
+    again = probe_ended(ERRORS, replace(probing, why=failed.why), NOW_MS, probe_id=PROBE, succeeded=False)
+    assert again is not None and again.why == failed.why
+
+
+def test_a_probe_that_runs_on_renews_its_lease() -> None:
+    probing = State(Phase.HALF_OPEN, NOW_MS, probe_id=PROBE, probe_until_ms=NOW_MS + LEASE_MS)
+    renewed = probe_renewed(probing, NOW_MS + 50_000, probe_id=PROBE, lease_ms=LEASE_MS)
+    assert renewed == replace(probing, probe_until_ms=NOW_MS + 50_000 + LEASE_MS)
+    assert probe_renewed(probing, NOW_MS, probe_id=PROBE + 1, lease_ms=LEASE_MS) is None
 
 
 def test_a_probe_that_never_went_leaves_its_place_to_another_at_once() -> None:
-    probing = State(Phase.HALF_OPEN, NOW_MS, probe_until_ms=NOW_MS + LEASE_MS)
-    left = probe_given_up(probing, NOW_MS + 1)
+    probing = State(Phase.HALF_OPEN, NOW_MS, probe_id=PROBE, probe_until_ms=NOW_MS + LEASE_MS)
+    left = probe_given_up(probing, NOW_MS + 1, probe_id=PROBE)
     assert left is not None
     assert passage(left, NOW_MS + 1) is Passage.PROBE
 
@@ -144,31 +161,42 @@ def test_a_probe_that_never_went_leaves_its_place_to_another_at_once() -> None:
 @pytest.mark.parametrize("phase", [Phase.CLOSED, Phase.OPEN, Phase.FORCED_OPEN])
 def test_a_probe_that_comes_back_late_changes_nothing(phase: Phase) -> None:
     state = State(phase, NOW_MS)
-    assert probe_ended(ERRORS, state, NOW_MS, succeeded=True) is None
-    assert probe_ended(ERRORS, state, NOW_MS, succeeded=False) is None
-    assert probe_given_up(state, NOW_MS) is None
+    assert probe_ended(ERRORS, state, NOW_MS, probe_id=PROBE, succeeded=True) is None
+    assert probe_ended(ERRORS, state, NOW_MS, probe_id=PROBE, succeeded=False) is None
+    assert probe_given_up(state, NOW_MS, probe_id=PROBE) is None
 
 
 def test_only_a_hand_closes_what_a_hand_opened() -> None:
     state = forced_open(NOW_MS, why="the vendor is down", who="ana")
     assert passage(state, NOW_MS + 10**12) is Passage.BLOCKED
-    assert probe_taken(state, NOW_MS + 10**12, lease_ms=LEASE_MS) is None
+    assert probe_taken(state, NOW_MS + 10**12, probe_id=PROBE, lease_ms=LEASE_MS) is None
     assert judged(ERRORS, state, Counts(), NOW_MS + 10**12) is None
     assert judged(BURN, state, Counts(), NOW_MS + 10**12) is None
     closed = closed_by_hand(NOW_MS + 1, why="it is back", who="ana")
     assert (passage(closed, NOW_MS + 1), closed.who) == (Passage.FREE, "ana")
 
 
-def test_what_was_counted_before_it_closed_does_not_trip_it_again() -> None:
+def test_what_began_before_it_closed_does_not_trip_it_again() -> None:
     closed = recovered(NOW_MS, "over")
-    assert window_from_ms(ERRORS, closed, NOW_MS + 1_000) == NOW_MS
-    assert window_from_ms(ERRORS, closed, NOW_MS + 400_000) == NOW_MS + 100_000
-    assert window_from_ms(ERRORS, CLOSED, NOW_MS) == NOW_MS - 300_000
+    assert not counts_now(ERRORS, closed, closed_since_ms=NOW_MS - 1)
+    assert counts_now(ERRORS, closed, closed_since_ms=NOW_MS)
+    assert counts_now(ERRORS, CLOSED, closed_since_ms=0)
+    for breaker, counts in ((ERRORS, False), (QUIET, True), (BURN, True), (SPEND, False)):
+        assert counts_now(breaker, opened(breaker, NOW_MS, ""), closed_since_ms=0) is counts
 
 
-@pytest.mark.parametrize("breaker", [BURN, LONGER])
-def test_a_breaker_of_money_or_drift_sends_no_probe_and_closes_when_what_tripped_it_is_over(breaker: Breaker) -> None:
-    tripping = Counts(calls=100, cost=10**12, output_tokens=10**6)
+def test_a_window_begins_at_the_bucket_that_holds_its_first_instant() -> None:
+    assert window_from_ms(ERRORS, NOW_MS) == NOW_MS - 300_000
+    assert window_from_ms(ERRORS, NOW_MS + 4_999) == NOW_MS - 300_000
+    assert window_from_ms(ERRORS, NOW_MS + 5_000) == NOW_MS - 295_000
+    assert bucket_of(ERRORS, NOW_MS + 4_999) == NOW_MS
+
+
+@pytest.mark.parametrize("breaker", [BURN, LONGER, QUIET])
+def test_a_breaker_of_money_or_drift_or_for_alerts_only_sends_no_probe_and_closes_when_what_tripped_it_is_over(
+    breaker: Breaker,
+) -> None:
+    tripping = Counts(calls=100, errors=50, cost=10**12, output_tokens=10**6)
     usual = Counts(calls=100, cost=1, output_tokens=1)
     state = judged(breaker, CLOSED, tripping, NOW_MS, baseline=usual)
     assert state is not None
@@ -184,6 +212,9 @@ def test_a_breaker_of_money_or_drift_sends_no_probe_and_closes_when_what_tripped
 def test_a_breaker_of_a_limit_stays_open_until_the_limit_is_no_longer_spent() -> None:
     state = opened(SPEND, NOW_MS, "limit company-month is spent")
     assert state.tries_at_ms is None
+    turning = opened(SPEND, NOW_MS, "limit company-month is spent", closes_at_ms=NOW_MS + 10)
+    assert passage(turning, NOW_MS + 9) is Passage.BLOCKED
+    assert passage(turning, NOW_MS + 10) is Passage.FREE
     assert passage(state, NOW_MS + 10**12) is Passage.BLOCKED
     assert judged(SPEND, state, Counts(), NOW_MS + 10**12) is None
 
@@ -211,14 +242,14 @@ def test_no_history_lets_a_second_probe_through(breaker: Breaker, steps: list[tu
         if verb == "j":
             after = judged(breaker, state, counts, now_ms)
         elif verb == "t":
-            after = probe_taken(state, now_ms, lease_ms=LEASE_MS)
+            after = probe_taken(state, now_ms, probe_id=PROBE, lease_ms=LEASE_MS)
             if after is not None:
                 assert probing_until_ms is None or now_ms >= probing_until_ms
                 probing_until_ms = now_ms + LEASE_MS
         elif verb in "sf":
-            after = probe_ended(breaker, state, now_ms, succeeded=verb == "s")
+            after = probe_ended(breaker, state, now_ms, probe_id=PROBE, succeeded=verb == "s")
         elif verb == "g":
-            after = probe_given_up(state, now_ms)
+            after = probe_given_up(state, now_ms, probe_id=PROBE)
         else:
             after = replace(forced_open(now_ms, why="", who=""), phase=Phase.CLOSED)
         if after is not None:

@@ -28,6 +28,12 @@ def test_cap_within_is_the_largest_that_fits(quote: Quote, unit: Unit, amount: i
         assert quote.at(cap).of(unit) <= amount < quote.at(cap + 1).of(unit)
 
 
+@pytest.mark.parametrize("wrong", [(-1, 0, 0, 1), (0, -1, 0, 1), (0, 0, -1, 1), (0, 0, 0, 0)])
+def test_a_quote_holds_no_negative_amount(wrong: tuple[int, int, int, int]) -> None:
+    with pytest.raises(ValueError, match="negative"):
+        Quote(*wrong)
+
+
 @given(quotes, amounts)
 def test_a_unit_that_output_does_not_touch_takes_any_cap_or_none(quote: Quote, amount: int) -> None:
     for unit in (Unit.INPUT_TOKENS, Unit.REQUESTS, Unit.CONCURRENT):

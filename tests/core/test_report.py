@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from spendfuse.core.money import NANOS_PER_USD
 from spendfuse.ledger.store import SpendRow
-from spendfuse.reports.instants import InstantInvalid, instant_ms
+from spendfuse.reports.instants import InstantInvalid, end_ms, instant_ms
 from spendfuse.reports.spend import decimals_for, rounded_costs, shares_permille, spend_report
 
 NOW_MS = round(datetime(2026, 11, 18, 15, 30, tzinfo=UTC).timestamp() * 1000)
@@ -98,3 +98,31 @@ def test_an_instant_is_read_in_the_time_zone(text: str, timezone: str, expected:
 def test_what_is_no_instant_is_refused_by_name(text: str) -> None:
     with pytest.raises(InstantInvalid, match="is no time"):
         instant_ms(text, now_ms=NOW_MS, timezone="UTC")
+
+
+@pytest.mark.parametrize(
+    ("text", "timezone", "expected"),
+    [
+        ("7d", "UTC", "2026-11-25T15:30+00:00"),
+        ("90m", "Europe/Berlin", "2026-11-18T17:00+00:00"),
+        ("2026-11-19", "Europe/Berlin", "2026-11-19T00:00+01:00"),
+        ("2027-07-01", "Europe/Berlin", "2027-07-01T00:00+02:00"),
+        ("2026-11-18T16:30", "UTC", "2026-11-18T16:30+00:00"),
+        ("2026-11-18T16:30", "America/New_York", "2026-11-18T16:30-05:00"),
+        ("2026-11-18T15:30:00.001+00:00", "America/New_York", "2026-11-18T15:30:00.001+00:00"),
+    ],
+)
+def test_an_end_lies_after_now_in_the_time_zone(text: str, timezone: str, expected: str) -> None:
+    assert end_ms(text, now_ms=NOW_MS, timezone=timezone) == datetime.fromisoformat(expected).timestamp() * 1000
+
+
+@pytest.mark.parametrize("text", ["2026-11-18", "2026-11-18T15:30", "2026-11-18T16:30+01:00", "0001-01-01"])
+def test_an_end_that_is_over_is_refused(text: str) -> None:
+    with pytest.raises(InstantInvalid, match="is over already"):
+        end_ms(text, now_ms=NOW_MS, timezone="UTC")
+
+
+@pytest.mark.parametrize("text", ["", "tomorrow", "0d", "-7d", "day", "month", "2026-13-01"])
+def test_what_is_no_end_is_refused_by_name(text: str) -> None:
+    with pytest.raises(InstantInvalid, match="is no time: expected a span from now"):
+        end_ms(text, now_ms=NOW_MS, timezone="UTC")

@@ -72,6 +72,14 @@ class RawClient:
         rest, self._buffer = self._buffer, b""
         return rest
 
+    def read_to_close_or(self, end: bytes) -> bool:
+        """Read on until these bytes have come; False when the server closes before."""
+        try:
+            self.read_until(end)
+        except ConnectionError:
+            return False
+        return True
+
     def _read_exactly(self, size: int) -> bytes:
         while len(self._buffer) < size:
             self._receive()

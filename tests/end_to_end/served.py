@@ -1,6 +1,7 @@
 """A small app behind the real server, as a command of its own, and the handle by which tests hold it.
 
-It prints one line of JSON per event: `started` with the port, `opened` and `closed` with the pid of the app's process.
+It prints one line of JSON per event: `started` with the port, `opened` and `closed` with the pid of the app's process,
+`opened` with the document as well.
 """
 
 import argparse
@@ -17,11 +18,13 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import parse_qs
 
 import psutil
+from raw_http import RawClient, get
 
+from spendfuse.core.errors import SpendfuseError
 from spendfuse.server.protocol import ServerLimits
 from spendfuse.server.run import AppFactory, Message, StartFailed
 from spendfuse.server.supervisor import serve
@@ -36,7 +39,8 @@ LARGE_CHUNKS = 800
 class App:
     """Each path is one thing an app can do to its server, or learn from it."""
 
-    def __init__(self) -> None:
+    def __init__(self, document: str) -> None:
+        self.document = document
         self.left_at: dict[str, float] = {}
         self.left: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.chunks_sent = 0
@@ -46,12 +50,19 @@ class App:
         await getattr(self, scope["path"].strip("/"))(scope, receive, send, query)
 
     async def reload(self, document: str) -> None:
-        """Nothing of it depends on a document."""
+        """Take a document that does not say otherwise: `refused by all`, `refused by one PATH`, `fatal to one PATH`."""
+        what, _, path = document.partition(" PATH ")
+        if what == "refused by all" or (what == "refused by one" and is_first(Path(path))):
+            raise SpendfuseError(f"not this one: {what}")
+        if what == "fatal to one" and is_first(Path(path)):
+            os._exit(3)
+        self.document = document
 
     async def echo(self, scope: Message, receive: Receive, send: Send, query: dict[str, str]) -> None:
         body = await read_body(receive)
         names = [name.decode() for name, _ in scope["headers"]]
-        await answer(send, {"body_bytes": len(body), "pid": os.getpid(), "path": scope["path"], "headers": names})
+        said = {"body_bytes": len(body), "pid": os.getpid(), "path": scope["path"], "headers": names}
+        await answer(send, {**said, "document": self.document})
 
     async def wait(self, scope: Message, receive: Receive, send: Send, query: dict[str, str]) -> None:
         """Answers after `s` seconds, unless the client leaves before."""
@@ -106,6 +117,15 @@ class App:
         """Returns without an answer."""
 
 
+def is_first(path: Path) -> bool:
+    """Whether nobody else has come by here before."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
 async def read_body(receive: Receive) -> bytes:
     body = b""
     while True:
@@ -131,22 +151,22 @@ def say(event: str, **facts: object) -> None:
 
 @contextlib.asynccontextmanager
 async def opens(document: str) -> AsyncGenerator[App]:
-    say("opened", pid=os.getpid())
-    yield App()
+    say("opened", pid=os.getpid(), document=document)
+    yield App(document)
     say("closed", pid=os.getpid())
 
 
 @contextlib.asynccontextmanager
 async def fails(document: str) -> AsyncGenerator[App]:
     raise ValueError("no such store")
-    yield App()
+    yield App(document)
 
 
 @contextlib.asynccontextmanager
 async def hangs(document: str) -> AsyncGenerator[App]:
     say("opening", pid=os.getpid())
     await asyncio.Event().wait()
-    yield App()
+    yield App(document)
 
 
 def fails_while_present(path: Path) -> AppFactory:
@@ -154,6 +174,19 @@ def fails_while_present(path: Path) -> AppFactory:
     async def factory(document: str) -> AsyncGenerator[App]:
         if path.exists():
             raise ValueError(f"{path.name} is in the way")
+        async with opens(document) as app:
+            yield app
+
+    return factory
+
+
+def waits_while_present(path: Path) -> AppFactory:
+    @contextlib.asynccontextmanager
+    async def factory(document: str) -> AsyncGenerator[App]:
+        if path.exists():
+            say("opening", pid=os.getpid(), document=document)
+        while path.exists():
+            await asyncio.sleep(0.01)
         async with opens(document) as app:
             yield app
 
@@ -178,16 +211,26 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--limits", type=json.loads, default={})
-    parser.add_argument("--factory", choices=["opens", "fails", "hangs", "fails_while_present", "opens_once"])
+    parser.add_argument("--factory", default="opens")
     parser.add_argument("--path", type=Path, default=None)
+    parser.add_argument("--document", type=Path, default=None)
+    parser.add_argument("--reload-s", type=float, default=5.0)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
-    factory = globals()[options.factory or "opens"]
+    factory = globals()[options.factory]
+
+    def read_document(document: str) -> str:
+        newer = options.document.read_text()
+        if newer == "broken":
+            raise SpendfuseError(f"{options.document.name}: is broken")
+        return newer
+
     try:
         serve(
             factory if options.path is None else factory(options.path),
-            document="",
-            read_document=lambda document: document,
+            document=options.document.read_text() if options.document else "",
+            read_document=read_document,
+            reload_s=options.reload_s,
             host=options.host,
             port=options.port,
             workers=options.workers,
@@ -204,6 +247,8 @@ class Served:
 
     process: subprocess.Popen[str]
     port: int = 0
+    logged: str = ""
+    """What of its log was read."""
 
     @property
     def pid(self) -> int:
@@ -231,13 +276,62 @@ class Served:
                 return said
         raise AssertionError(f"ended without {events}: {self.process.stderr and self.process.stderr.read()}")
 
+    def wait_for_log(self, text: str) -> None:
+        """Read the log until a line has this text."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.logged += line
+            if text in line:
+                return
+        raise AssertionError(f"ended without {text!r}: {self.logged}")
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
     def end(self, *, timeout_s: float = 10.0) -> tuple[int, str, str]:
         """Wait for the end: exit code, what was said since, what was logged."""
         said, logged = self.process.communicate(timeout=timeout_s)
-        return self.process.returncode, said, logged
+        return self.process.returncode, said, self.logged + logged
+
+
+class EachProcess:
+    """A connection to every process of a server, to ask each what it serves."""
+
+    def __init__(self, server: Served) -> None:
+        self._clients: dict[int, RawClient] = {}
+        pids = server.worker_pids() or {server.pid}
+        ends_at = time.monotonic() + 10
+        while self._clients.keys() != pids:
+            assert time.monotonic() < ends_at, "the system gives one of them no connection"
+            client = RawClient(server.port)
+            pid = ask_on(client)["pid"]
+            if pid in self._clients:
+                client.close()
+            else:
+                self._clients[pid] = client
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *of_error: object) -> None:
+        for client in self._clients.values():
+            client.close()
+
+    def documents(self) -> dict[int, str]:
+        """What each serves, by its pid."""
+        return {pid: ask_on(client)["document"] for pid, client in self._clients.items()}
+
+    def agree_on(self, document: str, *, within_s: float) -> None:
+        """Ask until all serve it; the others are asked again meanwhile."""
+        ends_at = time.monotonic() + within_s
+        while {*(serves := self.documents()).values()} != {document}:
+            assert time.monotonic() < ends_at, serves
+
+
+def ask_on(client: RawClient) -> dict[str, Any]:
+    """What an app says of itself."""
+    client.send(get("/echo"))
+    return client.read_answer().json
 
 
 @contextlib.contextmanager
@@ -249,11 +343,15 @@ def served(
     factory: str = "opens",
     path: Path | None = None,
     limits: dict[str, float] | None = None,
+    document: Path | None = None,
+    reload_s: float = 5.0,
     await_start: bool = True,
 ) -> Generator[Served]:
     command = [sys.executable, __file__, "--workers", str(workers), "--host", host, "--port", str(port)]
     command += ["--factory", factory, "--limits", json.dumps(limits or {})]
     command += ["--path", str(path)] if path else []
+    command += ["--document", str(document)] if document else []
+    command += ["--reload-s", str(reload_s)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         server = Served(process)
         try:

@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -298,19 +299,47 @@ def test_limits_list_what_is_left(cli: Cli) -> None:
     assert re.search(r"organization=acme, user=u1 +tokens +month +100,000 +300 +0 +99,700", cli.ok("limits", "list"))
 
 
+def overridden(cli: Cli) -> tuple[int, bool, str | None]:
+    """What is listed of u1's tokens."""
+    (line,) = json.loads(cli.ok("limits", "list", "user-tokens", "--format", "json"))
+    return line["amount"], line["is_overridden"], line["overridden_until"]
+
+
 def test_an_override_holds_for_its_subject_until_reset(cli: Cli) -> None:
     spend(cli, ("search", 1))
-
-    def amount() -> tuple[int, bool]:
-        (line,) = json.loads(cli.ok("limits", "list", "user-tokens", "--format", "json"))
-        return line["amount"], line["is_overridden"]
-
     assert "250,000 tokens from now on (config: 100,000 tokens)" in cli.ok(
         "limits", "set", "user-tokens", "--for", "acme,u1", "250000"
     )
-    assert amount() == (250_000, True)
-    cli.ok("limits", "set", "user-tokens", "--for", "acme, u1", "reset")
-    assert amount() == (100_000, False)
+    assert overridden(cli) == (250_000, True, None)
+    said = cli.ok("limits", "reset", "user-tokens", "--for", "acme, u1")
+    assert said == 'limit "user-tokens" (organization=acme, user=u1): 100,000 tokens again, as in the config\n'
+    assert overridden(cli) == (100_000, False, None)
+
+
+def test_an_override_says_and_lists_until_when_it_holds(cli: Cli) -> None:
+    spend(cli, ("search", 1))
+    said = cli.ok("limits", "set", "user-tokens", "--for", "acme,u1", "250000", "--until", "2100-01-02T03:04")
+    assert "250,000 tokens until 2100-01-02T03:04:00Z (config: 100,000 tokens)" in said
+    assert overridden(cli) == (250_000, True, "2100-01-02T03:04:00Z")
+    assert "overridden until 2100-01-02T03:04:00Z" in cli.ok("limits", "list", "user-tokens")
+    (line,) = csv.DictReader(cli.ok("limits", "list", "user-tokens", "--format", "csv").splitlines())
+    assert (line["is_overridden"], line["overridden_until"]) == ("true", "2100-01-02T03:04:00Z")
+    # A date is its midnight in the time zone of the config, in summer two hours before that of UTC.
+    cli.config.write_text(f"timezone: Europe/Berlin\n{CONFIG}")
+    cli.ok("limits", "set", "user-tokens", "--for", "acme,u1", "250000", "--until", "2027-07-02")
+    assert overridden(cli)[2] == "2027-07-01T22:00:00Z"
+    cli.ok("limits", "set", "user-tokens", "--for", "acme,u1", "300000")
+    assert overridden(cli) == (300_000, True, None)
+
+
+def test_an_override_ends_a_span_from_now(cli: Cli) -> None:
+    spend(cli, ("search", 1))
+    before = time.time()
+    cli.ok("limits", "set", "user-tokens", "--for", "acme,u1", "0", "--until", "3d")
+    after = time.time()
+    _, _, until = overridden(cli)
+    assert until is not None
+    assert int(before) <= datetime.fromisoformat(until).timestamp() - 3 * 86_400 <= after
 
 
 @pytest.mark.parametrize(
@@ -322,12 +351,33 @@ def test_an_override_holds_for_its_subject_until_reset(cli: Cli) -> None:
         (("company-month", "0.0000000001"), 2, "finer than"),
         (("user-tokens", "--for", "acme,u1", "1.5"), 2, "finer than"),
         (("company-month", "lots"), 2, "must be a number"),
+        (("company-month", "reset"), 2, "must be a number"),
+        (("company-month", "-5"), 2, "must be a finite number of at least 0, got '-5'"),
+        (("company-month", "-$0.5"), 2, "must be a finite number of at least 0"),
+        (("user-tokens", "--for", "acme,u1", "-17"), 2, "must be a finite number of at least 0, got '-17'"),
+        (("company-month", "5", "--unti", "2h"), 2, "No such option: --unti"),
+        (("company-month", "5", "--until", "2026-01-01"), 2, "'2026-01-01' is over already"),
+        (("company-month", "5", "--until", "month"), 2, "'month' is no time: expected a span from now"),
+        (("company-month", "5", "--until", "-2h"), 2, "'-2h' is no time"),
         (("company-moth", "5"), 1, "did you mean company-month?"),
         (("company-month", "5"), 1, "no gateway has applied it yet"),
     ],
 )
 def test_a_wrong_override_changes_nothing(cli: Cli, arguments: Sequence[str], exit_code: int, message: str) -> None:
     assert message in cli.refused(exit_code, "limits", "set", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "message"),
+    [
+        (("user-tokens",), 2, "expected --for ORGANIZATION,USER, got none"),
+        (("company-month", "--for", "acme"), 2, "one balance for all calls"),
+        (("company-moth",), 1, "did you mean company-month?"),
+        (("company-month",), 1, "no gateway has applied it yet"),
+    ],
+)
+def test_a_wrong_reset_changes_nothing(cli: Cli, arguments: Sequence[str], exit_code: int, message: str) -> None:
+    assert message in cli.refused(exit_code, "limits", "reset", *arguments)
 
 
 # report and audit

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from raw_http import RawClient, ask, get, post
-from served import Served, served
+from served import EachProcess, Served, ask_on, served
 
 WITH_1_AND_2_WORKERS = pytest.mark.parametrize("workers", [1, 2])
 STREAM = post("/stream?name=stream&chunks=8", b"hello")
@@ -212,17 +212,191 @@ def test_a_signal_to_the_whole_group_still_lets_the_stream_complete() -> None:
         assert server.end()[0] == 0
 
 
+# Reloads
+
+
+@pytest.fixture
+def document(tmp_path: Path) -> Path:
+    """The file that a server reads its documents from."""
+    path = tmp_path / "document"
+    path.write_text("first")
+    return path
+
+
+def reload(server: Served, document: Path, text: str) -> None:
+    document.write_text(text)
+    server.signal(signal.SIGHUP)
+
+
 @WITH_1_AND_2_WORKERS
-def test_sighup_is_logged_and_changes_nothing(workers: int) -> None:
-    with served(workers=workers) as server:
-        pids_before = server.worker_pids()
+def test_sighup_reaches_every_process_within_a_second_and_none_is_replaced(workers: int, document: Path) -> None:
+    with served(workers=workers, document=document) as server, EachProcess(server) as each:
+        pids = server.worker_pids()
+        for text in ("second", "third"):
+            reload(server, document, text)
+            each.agree_on(text, within_s=1.0)
+            server.wait_for_log(f"config_reloaded workers={workers}")
+        assert server.worker_pids() == pids
+        server.signal(signal.SIGTERM)
+        assert server.end()[0] == 0
+
+
+@WITH_1_AND_2_WORKERS
+def test_a_document_that_is_refused_is_logged_and_the_old_one_stays(workers: int, document: Path) -> None:
+    with served(workers=workers, document=document) as server, EachProcess(server) as each:
+        reload(server, document, "broken")
+        server.wait_for_log("reload_refused reason='document: is broken'")
+        each.agree_on("first", within_s=0)
+        reload(server, document, "second")
+        each.agree_on("second", within_s=1.0)
+
+
+@WITH_1_AND_2_WORKERS
+def test_a_file_that_is_gone_at_a_reload_changes_nothing(workers: int, document: Path) -> None:
+    with served(workers=workers, document=document) as server, EachProcess(server) as each:
+        document.unlink()
         server.signal(signal.SIGHUP)
-        assert ask(server.port, get("/echo")).status == 200
-        assert server.worker_pids() == pids_before
+        server.wait_for_log('reload_refused reason="FileNotFoundError')
+        each.agree_on("first", within_s=0)
+
+
+@WITH_1_AND_2_WORKERS
+def test_a_document_that_no_process_can_follow_is_dropped_and_none_is_replaced(workers: int, document: Path) -> None:
+    with served(workers=workers, document=document) as server, EachProcess(server) as each:
+        pids = server.worker_pids()
+        reload(server, document, "refused by all")
+        server.wait_for_log("config_kept" if workers > 1 else "reload_failed")
+        each.agree_on("first", within_s=0)
+        if workers > 1:
+            killed = min(pids)
+            psutil.Process(killed).kill()
+            assert server.wait_for("opened")["document"] == "first"
+            assert server.worker_pids() >= pids - {killed}
+        reload(server, document, "second")
+        with EachProcess(server) as now:
+            now.agree_on("second", within_s=1.0)
+        assert server.logged.count("not this one: refused by all") == workers
+
+
+def test_a_worker_that_cannot_follow_ends_its_calls_and_is_replaced(document: Path, tmp_path: Path) -> None:
+    text = f"refused by one PATH {tmp_path / 'taken'}"
+    with served(workers=2, document=document) as server, EachProcess(server) as each:
+        pids = {*each.documents()}
+        with contextlib.ExitStack() as stack:
+            streams = [stack.enter_context(RawClient(server.port)) for _ in range(8)]
+            for client in streams:
+                client.send(STREAM)
+                client.read_until(b"chunk 1\r\n")
+            reload(server, document, text)
+            opened = server.wait_for("opened")
+            assert (opened["document"], opened["pid"] in pids) == (text, False)
+            for client in streams:
+                assert client.read_to_close_or(b"chunk 7\r\n0\r\n\r\n")
+        server.wait_for_log("config_reloaded workers=2")
+        eventually(lambda: len(server.worker_pids()) == 2)
+        assert len(server.worker_pids() & pids) == 1
+        assert server.logged.count("reload_failed") == 1
+        with EachProcess(server) as now:
+            now.agree_on(text, within_s=0)
+
+
+def test_a_worker_that_dies_of_a_reload_is_replaced(document: Path, tmp_path: Path) -> None:
+    text = f"fatal to one PATH {tmp_path / 'taken'}"
+    with served(workers=2, document=document) as server:
+        pids = server.worker_pids()
+        reload(server, document, text)
+        assert server.wait_for("opened")["pid"] not in pids
+        server.wait_for_log("config_reloaded workers=2")
+        with EachProcess(server) as now:
+            now.agree_on(text, within_s=0)
+
+
+def test_a_worker_that_does_not_answer_to_a_reload_is_killed_and_replaced_and_keeps_no_other(document: Path) -> None:
+    with served(workers=2, document=document, reload_s=0.5) as server, EachProcess(server) as each:
+        hung, healthy = each.documents()
+        psutil.Process(hung).suspend()
+        reload(server, document, "second")
+        with RawClient(server.port) as client:
+            # Only the other one can answer.
+            assert ask_on(client)["pid"] == healthy
+            eventually(lambda: ask_on(client)["document"] == "second", within_s=0.9)
+        opened = server.wait_for("opened")
+        assert (opened["pid"] in (hung, healthy), opened["document"]) == (False, "second")
+        server.wait_for_log("config_reloaded workers=2")
+        assert f"reload_failed pid={hung} reason='it did not answer'" in server.logged
+        assert server.worker_pids() == {healthy, opened["pid"]}
+
+
+def test_a_worker_that_starts_during_a_reload_follows_once_it_serves(document: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    with served(workers=2, factory="waits_while_present", path=gate, document=document) as server:
+        killed = serving_pid(server)
+        gate.touch()
+        psutil.Process(killed).kill()
+        assert server.wait_for("opening")["document"] == "first"
+        reload(server, document, "second")
+        eventually(lambda: ask(server.port, get("/echo")).json["document"] == "second", within_s=1.0)
+        gate.unlink()
+        server.wait_for_log("config_reloaded workers=2")
+        with EachProcess(server) as now:
+            now.agree_on("second", within_s=0)
+
+
+@WITH_1_AND_2_WORKERS
+def test_a_reload_asked_for_before_the_start_is_over_is_done(workers: int, document: Path, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    gate.touch()
+    with served(
+        workers=workers, factory="waits_while_present", path=gate, document=document, await_start=False
+    ) as server:
+        for _ in range(workers):
+            server.wait_for("opening")
+        reload(server, document, "second")
+        gate.unlink()
+        server.wait_for_log(f"config_reloaded workers={workers}")
+        server.port = server.wait_for("started")["port"]
+        with EachProcess(server) as now:
+            now.agree_on("second", within_s=0)
+
+
+@WITH_1_AND_2_WORKERS
+def test_of_many_reloads_at_once_the_last_one_stays(workers: int, document: Path) -> None:
+    with served(workers=workers, document=document) as server, EachProcess(server) as each:
+        pids = server.worker_pids()
+        for number in range(100):
+            reload(server, document, f"number {number}")
+        each.agree_on("number 99", within_s=1.0)
+        assert server.worker_pids() == pids
+
+
+@WITH_1_AND_2_WORKERS
+def test_calls_in_flight_run_on_through_a_reload(workers: int, document: Path) -> None:
+    with (
+        served(workers=workers, document=document) as server,
+        EachProcess(server) as each,
+        RawClient(server.port) as client,
+    ):
+        client.send(STREAM)
+        client.read_until(b"chunk 1\r\n")
+        reload(server, document, "second")
+        each.agree_on("second", within_s=1.0)
+        assert client.read_to_close_or(b"chunk 7\r\n0\r\n\r\n")
+
+
+@WITH_1_AND_2_WORKERS
+def test_sighup_while_the_server_stops_is_ignored(workers: int, document: Path) -> None:
+    with served(workers=workers, document=document, limits={"drain_s": 30}) as server, RawClient(server.port) as client:
+        client.send(ENDLESS_STREAM)
+        client.read_until(b"chunk 1\r\n")
+        server.signal(signal.SIGTERM)
+        eventually(lambda: is_refused(server.port))
+        reload(server, document, "second")
+        server.wait_for_log("reload_ignored reason='the server is stopping'")
+        client.read_until(b"chunk")
         server.signal(signal.SIGTERM)
         code, _, logged = server.end()
     assert code == 0
-    assert "reload_ignored signal=SIGHUP" in logged
+    assert "config_reloaded" not in logged
 
 
 # Deaths

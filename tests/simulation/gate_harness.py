@@ -22,18 +22,20 @@ from spendfuse.config import Config, parse
 from spendfuse.core.decisions import Admitted, Refused
 from spendfuse.core.errors import LedgerError, LedgerUnavailable
 from spendfuse.core.labels import Labels
+from spendfuse.core.limits import Limit
 from spendfuse.core.quotes import Amounts, Quote
 from spendfuse.core.reservations import Charge, Entry, EntryKind, ReservationId
 from spendfuse.gate.exchanges import served
 from spendfuse.gate.gate import Gate
 from spendfuse.gate.requests import Caller, Request
 from spendfuse.gate.routes import Routes
+from spendfuse.gate.shared import Shared
 from spendfuse.ledger.batching import STORE_TIMEOUT_S
 from spendfuse.ledger.memory import MemoryEngine
 from spendfuse.ledger.memory_store import MemoryStore
 from spendfuse.ledger.operations import Engine
 from spendfuse.ledger.sqlite import SqliteEngine
-from spendfuse.ledger.store import Demand, Ledger
+from spendfuse.ledger.store import Demand
 from spendfuse.ledger.verbs import BatchingLedger
 from spendfuse.wire.anthropic_count import AnthropicCountTokens
 from spendfuse.wire.anthropic_messages import AnthropicMessages
@@ -215,6 +217,10 @@ class WatchedLedger(BatchingLedger):
         self._check("void")
         return await super().void(reservation_id)
 
+    async def apply(self, limits: tuple[Limit, ...]) -> None:
+        self._check("apply")
+        await super().apply(limits)
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
@@ -249,6 +255,7 @@ class World:
     store: MemoryStore
     ledger: WatchedLedger
     upstream: Upstream
+    shared: Shared
     gate: Gate
     log: list[str]
 
@@ -321,15 +328,15 @@ def config_of(limits: str = "", more: str = "") -> Config:
     return parse(_CONFIG.format(limits=limits, more=more), environ={})
 
 
-def gate_over(config: Config, ledger: Ledger, upstream: Upstream, clock: FrozenClock) -> Gate:
-    """A gate between a ledger and an upstream."""
+def gate_over(config: Config, shared: Shared) -> Gate:
+    """A gate of a config over what it shares with others."""
+    clock = shared.clock
+    shared.breakers.configure(config.breakers)
     return Gate(
         config=config,
         routes=Routes(config, clock),
         exchanges=served(config, clock).exchanges,
-        ledger=ledger,
-        client=upstream,
-        clock=clock,
+        shared=shared,
     )
 
 
@@ -345,9 +352,10 @@ async def opened(clock: FrozenClock, config: Config, *, sqlite: Path | None = No
         ledger = WatchedLedger(engine)
     ledger.start()
     upstream = Upstream(log)
-    gate = gate_over(config, ledger, upstream, clock)
+    shared = Shared(ledger, upstream, clock)
+    gate = gate_over(config, shared)
     try:
-        yield World(clock, config, store, ledger, upstream, gate, log)
+        yield World(clock, config, store, ledger, upstream, shared, gate, log)
     finally:
         await ledger.close()
 

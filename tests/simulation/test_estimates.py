@@ -9,6 +9,7 @@ from spendfuse.clock import FrozenClock
 from spendfuse.config import parse
 from spendfuse.core.calls import Call
 from spendfuse.gate.estimates import Estimate, Estimator
+from spendfuse.gate.learned import LearnedCaps
 from spendfuse.gate.overruns import Overruns
 from spendfuse.gate.routes import Rotation, Routes
 from spendfuse.ledger.memory import open_memory
@@ -36,7 +37,7 @@ def _estimates(limits: str, model: str) -> tuple[Estimate, Estimate | None]:
 
     async def estimate() -> tuple[Estimate, Estimate | None]:
         ledger = await open_memory(config.limits, clock)
-        estimator = Estimator(config.limits, Overruns(ledger), output_tokens_default=4_096)
+        estimator = Estimator(config.limits, Overruns(ledger), LearnedCaps(), output_tokens_default=4_096)
         rotation = Routes(config, clock).get(model)
         assert isinstance(rotation, Rotation)
         (route,) = rotation.turn()

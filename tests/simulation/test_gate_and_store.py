@@ -14,7 +14,7 @@ ELSEWHERE = chat("frugal", max_tokens=100)
 
 async def follow(world: World) -> None:
     """What every process does twice a second."""
-    await Follower(world.ledger, {Topic.OVERRUNS: world.gate.overruns.load}).refresh()
+    await Follower(world.ledger, {Topic.OVERRUNS: world.shared.overruns.load}).refresh()
 
 
 async def quoted(world: World, body: dict[str, object]) -> tuple[int, int]:

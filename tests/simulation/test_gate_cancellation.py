@@ -101,7 +101,7 @@ async def test_leaving_at_any_step_of_a_call_that_goes_on_ends_it_exactly(world:
     for steps in range(STEPS_MAX):
         if await _cancelled_after(world, scene, steps):
             break
-        await world.gate.drain(5)
+        await world.shared.drain(5)
     charged = [one.entry for one in world.reservations if one.entry.kind is EntryKind.SETTLED]
     assert charged
     assert not any(entry.estimated for entry in charged)

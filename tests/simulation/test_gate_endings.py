@@ -348,7 +348,7 @@ async def test_a_call_may_go_on_without_its_client_and_settles_exactly(world: Wo
     await asyncio.gather(task, return_exceptions=True)
     assert (world.upstream.open, world.last.entries) == (1, ())
     leave.set()
-    await world.gate.drain(5)
+    await world.shared.drain(5)
     assert (world.last.entry.estimated, world.last.output_tokens) == (False, 7)
     # What the client would have got goes nowhere, which is the server's to know.
     assert client.is_finished

@@ -262,7 +262,7 @@ class History:
 
     async def _ends(self) -> None:
         """Wait for the ends of reservations, some of which wait for the store to be tried again."""
-        draining = asyncio.create_task(self.world.gate.drain(3_600))
+        draining = asyncio.create_task(self.world.shared.drain(3_600))
         while not draining.done():
             await self.world.later(1_000)
         await draining

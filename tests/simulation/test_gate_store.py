@@ -63,7 +63,7 @@ def test_what_the_store_does_not_take_until_the_end_is_left_to_the_keeper(caplog
             world.ledger.away["settle"] = FOREVER
             task, _ = world.begin(chat(max_tokens=100))
             await task
-            draining = asyncio.create_task(world.gate.drain(3))
+            draining = asyncio.create_task(world.shared.drain(3))
             while not draining.done():
                 await world.later(500)
             assert world.last.entries == ()
@@ -93,11 +93,11 @@ async def test_an_end_that_the_ledger_refuses_is_reported_and_left_to_the_keeper
 
 @gate_test()
 async def test_readiness_follows_the_store(world: World) -> None:
-    await world.gate.check_ready()
+    await world.shared.check_ready()
     world.ledger.away["void"] = 1
     with pytest.raises(LedgerUnavailable):
-        await world.gate.check_ready()
-    await world.gate.check_ready()
+        await world.shared.check_ready()
+    await world.shared.check_ready()
     assert world.reservations == []
 
 

@@ -8,20 +8,24 @@ from collections.abc import Iterable
 
 from spendfuse.alerting.digest import digest_details, fetch_digest, span_of
 from spendfuse.alerting.messages import Wording
+from spendfuse.alerting.routing import kind_of
+from spendfuse.config import Config
 from spendfuse.core.alerts import Alert, AlertKind
-from spendfuse.core.limits import Limit, Unit
+from spendfuse.core.limits import Unit
 from spendfuse.ledger.store import Ledger, SpendRow
 
 TOPS_SHOWN = 3
 
 
-async def details_of(
-    ledger: Ledger, alert: Alert, *, limits: Iterable[Limit], wording: Wording, now_ms: int
-) -> str | None:
+async def details_of(ledger: Ledger, alert: Alert, *, config: Config, wording: Wording, now_ms: int) -> str | None:
     """As JSON; None where there is nothing to find out."""
     if alert.kind is AlertKind.DIGEST:
-        return digest_details(await fetch_digest(ledger, limits, span_of(alert), now_ms), wording)
-    limit = next((one for one in limits if one.identity == alert.about), None)
+        return digest_details(await fetch_digest(ledger, config.limits, span_of(alert), now_ms), wording)
+    if alert.kind is AlertKind.BREAKER:
+        breaker = next((one for one in config.breakers if one.name == alert.about), None)
+        kind = kind_of(alert, config.breakers)
+        return json.dumps({"kind": kind.value, "refuses": int(breaker is None or breaker.opens)})
+    limit = next((one for one in config.limits if one.identity == alert.about), None)
     since_ms = alert.facts.get("starts_at_ms")
     if limit is None or not isinstance(since_ms, int):
         return None

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import assert_never, cast
 from zoneinfo import ZoneInfo
 
-from spendfuse.core.alerts import Alert, AlertKind, Phase, Severity
+from spendfuse.core.alerts import Alert, AlertKind, Facts, Phase, Severity
 from spendfuse.core.limits import Unit
 from spendfuse.core.money import format_usd
 from spendfuse.core.thresholds import WHOLE
@@ -106,13 +106,7 @@ def _words(alert: Alert, details: Mapping[str, Json], wording: Wording) -> tuple
         case AlertKind.FORECAST:
             return _forecast(alert, details, wording)
         case AlertKind.BREAKER | AlertKind.DRIFT:
-            opened = "is kept open" if facts["phase"] == "forced_open" else "is open"
-            return f"Breaker {_named(facts['breaker'], facts['subject'])} {opened}", [
-                f"Why: {facts['why']} (by {facts['who']}, {wording.time(facts['at_ms'])}).",
-                "Calls that it covers are refused, or go to the next target of their model, until it closes.",
-                "To look: `spendfuse breaker list`; to close it by hand: "
-                f"`spendfuse breaker close {facts['breaker']} --why …`.",
-            ]
+            return _breaker(facts, details, wording)
         case AlertKind.OVERRUN:
             charged, quoted = (f"${format_usd(_number(facts[name]))}" for name in ("charged", "quoted"))
             return f"{facts['target']} charged more than it was quoted at", [
@@ -137,6 +131,23 @@ def _words(alert: Alert, details: Mapping[str, Json], wording: Wording) -> tuple
             assert_never(alert.kind)
 
 
+def _breaker(facts: Facts, details: Mapping[str, Json], wording: Wording) -> tuple[str, list[str]]:
+    is_forced = facts["phase"] == "forced_open"
+    refuses = is_forced or details.get("refuses", 1)
+    opened = "is kept open by hand" if is_forced else "is open" if refuses else "has tripped"
+    after = (
+        "Calls that it covers are refused, or go to the next target of their model, until it closes."
+        if refuses
+        else "It refuses nothing: it was made to tell of this only."
+    )
+    return f"Breaker {_named(facts['breaker'], facts['subject'])} {opened}", [
+        f"Why: {facts['why']} (by {facts['who']}, {wording.time(facts['at_ms'])}).",
+        after,
+        "To look: `spendfuse breaker list`; to close it by hand: "
+        f"`spendfuse breaker close {facts['breaker']} --why …`.",
+    ]
+
+
 def _threshold(alert: Alert, details: Mapping[str, Json], wording: Wording) -> tuple[str, list[str]]:
     facts, share = alert.facts, _number(alert.facts["share"])
     name = _named(facts["limit"], facts["subject"])
@@ -159,7 +170,7 @@ def _forecast(alert: Alert, details: Mapping[str, Json], wording: Wording) -> tu
     return title, [_so_far(facts), *_tops(details), _reset(facts, wording), _raise_it(alert)]
 
 
-def _so_far(facts: Mapping[str, str | int | None]) -> str:
+def _so_far(facts: Facts) -> str:
     amount, settled = _number(facts["amount"]), _number(facts["settled"])
     unit = Unit(str(facts["unit"]))
     share = f" ({settled * 1000 // amount / 10:g} %)" if amount else ""
@@ -167,7 +178,7 @@ def _so_far(facts: Mapping[str, str | int | None]) -> str:
     return f"{unit.amount_text(settled)} of {unit.amount_text(amount)} per {facts['per']} settled{share}, {left} left."
 
 
-def _reset(facts: Mapping[str, str | int | None], wording: Wording) -> str:
+def _reset(facts: Facts, wording: Wording) -> str:
     if facts["ends_at_ms"] is None:
         return "It never resets."
     return f"It resets on {wording.time(facts['ends_at_ms'])}."
@@ -234,7 +245,7 @@ def _named(name: object, subject: object) -> str:
     return f"{name} ({subject})" if subject else str(name)
 
 
-def _amount(facts: Mapping[str, str | int | None], name: str) -> str:
+def _amount(facts: Facts, name: str) -> str:
     return Unit(str(facts["unit"])).amount_text(_number(facts[name]))
 
 

@@ -18,7 +18,7 @@ from typing import Protocol
 from spendfuse.alerting.details import details_of
 from spendfuse.alerting.messages import Message, Wording, message_of, summary_of
 from spendfuse.alerting.observing import Observer
-from spendfuse.alerting.routing import GIVEN_UP_AFTER_MS, Sending, channels_of, next_message, retry_in_ms
+from spendfuse.alerting.routing import GIVEN_UP_AFTER_MS, Sending, channels_of, kind_of, next_message, retry_in_ms
 from spendfuse.clock import Clock
 from spendfuse.config import Config
 from spendfuse.config.alerts import Channel
@@ -151,11 +151,12 @@ class Outbox:
 
     async def _routed(self, stored: StoredAlert, phase: Phase, now_ms: int) -> Routed:
         """Who is told of an alert, with what was found out about it."""
-        channels = channels_of(self._config.alerting, stored.alert, phase)
+        kind = kind_of(stored.alert, self._config.breakers)
+        channels = channels_of(self._config.alerting, stored.alert, phase, kind)
         details = None
         if channels and phase is Phase.RAISED:
             details = await details_of(
-                self._ledger, stored.alert, limits=self._config.limits, wording=self._wording, now_ms=now_ms
+                self._ledger, stored.alert, config=self._config, wording=self._wording, now_ms=now_ms
             )
         return Routed(stored.number, phase, channels, details)
 

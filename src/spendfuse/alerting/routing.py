@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 from spendfuse.config.alerts import Alerting, Channel
 from spendfuse.core.alerts import Alert, AlertKind, Phase, Severity
+from spendfuse.core.breakers import Breaker, Drift
 from spendfuse.core.windows import MS_PER_S
 from spendfuse.ledger.alerts import HOUR_MS, Due
 
@@ -20,16 +21,24 @@ _INCIDENTS = ("pagerduty", "opsgenie", "webhook", "https", "http")
 _SEVERITIES = list(Severity)
 
 
-def channels_of(alerting: Alerting, alert: Alert, phase: Phase) -> tuple[str, ...]:
-    """Who is told of an alert, or of its end.
+def channels_of(alerting: Alerting, alert: Alert, phase: Phase, kind: AlertKind) -> tuple[str, ...]:
+    """Who is told of an alert, or of its end; `kind` is what it is by the config (see `kind_of`).
 
     Of its end: of those who were told of it, programs always, people only where it was critical, as "80 % is over" at
     every midnight is no news.
     """
-    told = _told(alerting, alert)
+    told = _told(alerting, alert, kind)
     if phase is Phase.RAISED or alert.severity is Severity.CRITICAL:
         return told
     return tuple(name for name in told if is_for_programs(alerting.channels[name]))
+
+
+def kind_of(alert: Alert, breakers: Sequence[Breaker]) -> AlertKind:
+    """What an alert is about: of a breaker that watches for drift it is the drift, which the store can't tell."""
+    if alert.kind is not AlertKind.BREAKER:
+        return alert.kind
+    watches_drift = any(one.name == alert.about and isinstance(one.trigger, Drift) for one in breakers)
+    return AlertKind.DRIFT if watches_drift else AlertKind.BREAKER
 
 
 def is_for_programs(channel: Channel) -> bool:
@@ -37,14 +46,14 @@ def is_for_programs(channel: Channel) -> bool:
     return channel.url.reveal().partition("://")[0].lower() in _INCIDENTS
 
 
-def _told(alerting: Alerting, alert: Alert) -> tuple[str, ...]:
-    if alert.kind is AlertKind.DIGEST:
+def _told(alerting: Alerting, alert: Alert, kind: AlertKind) -> tuple[str, ...]:
+    if kind is AlertKind.DIGEST:
         channels = alerting.weekly if alert.facts["period"] == "week" else alerting.monthly
         return tuple(dict.fromkeys(channels))
     found = [
         name
         for route in alerting.routes
-        if alert.kind in route.kinds
+        if kind in route.kinds
         and _SEVERITIES.index(alert.severity) >= _SEVERITIES.index(route.severity)
         and (not route.limit_names or alert.facts.get("limit") in route.limit_names)
         for name in route.channels

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from spendfuse.alerting.messages import Message
-from spendfuse.config.alerts import Channel
+from spendfuse.config.alerts import Alerting, Channel
 from spendfuse.config.secret import MASK
 from spendfuse.core.alerts import Phase, Severity
 from spendfuse.core.errors import ConfigInvalid
@@ -39,14 +39,15 @@ class Sender(Protocol):
         ...
 
 
-def check_channel(channel: Channel) -> None:
-    """Look at a channel's URL, sending nothing.
+def check_channels(alerting: Alerting) -> None:
+    """Look at the channels' URLs, sending nothing. Also loads what sends, which would hold up calls later.
 
     Raises:
-        ConfigInvalid: no service is reached by it.
+        ConfigInvalid: no service is reached by one of them.
     """
-    if channel.signs_with is None:
-        _plugin_of(channel)
+    for channel in alerting.channels.values():
+        if channel.signs_with is None:
+            _plugin_of(channel)
 
 
 class AppriseSender:

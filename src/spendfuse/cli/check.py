@@ -13,6 +13,7 @@ from spendfuse.cli.overruns import overrun_text, overruns_of
 from spendfuse.cli.texts import counted
 from spendfuse.config import Config, json_schema
 from spendfuse.core.limits import Limit, Reject, RouteTo, Shadow
+from spendfuse.reports.breakers import breaker_words
 
 _SEVERAL = 2
 """Workers, of a gateway that may be served by more than one."""
@@ -91,10 +92,9 @@ def _check_channels(config: Config) -> None:
     channels = config.alerting.channels
     if not channels:
         return
-    from spendfuse.alerting.senders import check_channel
+    from spendfuse.alerting.senders import check_channels
 
-    for channel in channels.values():
-        check_channel(channel)
+    check_channels(config.alerting)
     say(f"alerts    {counted(len(channels), 'channel')}: {', '.join(channels)}")
 
 
@@ -118,6 +118,9 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
         say(f"limits    {counted(len(loaded.limits), 'limit')}")
         for limit in loaded.limits:
             say(f"  {limit_words(limit)}")
+        say(f"breakers  {counted(len(loaded.breakers), 'breaker')}")
+        for breaker in loaded.breakers:
+            say(f"  {breaker_words(breaker)}")
         _check_channels(loaded)
         errors = _say_models(loaded)
         for warning in loaded.warnings:

@@ -13,6 +13,7 @@ from pathlib import Path
 from spendfuse.cli.options import DEFAULT_CONFIG
 from spendfuse.config import Config, parse, read_text
 from spendfuse.config.document import read_yaml
+from spendfuse.config.problems import path_text
 from spendfuse.config.schema import keys_known_at
 from spendfuse.core.errors import ConfigInvalid
 from spendfuse.litellm_config import is_litellm, to_yaml, translate
@@ -70,6 +71,7 @@ class ServedConfig:
                 f"{self._path}: store: is another than the one served from, {served.store.where}: "
                 "a reload can't change it, restart for that"
             )
+        _raise_worse(config, served)
         for warning in config.warnings:
             if warning not in served.warnings:
                 logger.warning("config_warned warning=%r", warning)
@@ -84,6 +86,27 @@ class ServedConfig:
             # What it includes may have changed just now: all processes serve what this one has validated.
             config = _parse(whole, path, accept_unenforced=self._accept_unenforced)
         return whole, config
+
+
+def _raise_worse(config: Config, served: Config) -> None:
+    """Refuse what a start lets pass, as there is a config already that is better.
+
+    Raises:
+        ConfigInvalid: it has no models, as a file has that is just being written, or one without a price that the
+            served config does not have, or has a price for.
+    """
+    # Reads prices, which no command needs to load a config.
+    from spendfuse.cli.model_prices import unpriced_models
+
+    if served.models and not config.models:
+        raise ConfigInvalid(f"{config.source}: models: is empty, so that nothing would be served")
+    unpriced = unpriced_models(config)
+    before = unpriced_models(served) if unpriced else {}
+    found = [
+        f"{config.source}: {path_text(('models', name))}: {why}" for name, why in unpriced.items() if name not in before
+    ]
+    if found:
+        raise ConfigInvalid("\n".join(found))
 
 
 def load_config(path: Path | None, *, accept_unenforced: bool = False) -> Config:

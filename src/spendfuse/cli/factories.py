@@ -3,16 +3,15 @@
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 from spendfuse.alerting.senders import Sender
 from spendfuse.config import Config
 from spendfuse.config.alerts import Channel
 from spendfuse.ledger.store import Ledger
-from spendfuse.server.run import ASGIApp, Message, Receive, Send
+from spendfuse.server.run import Message, Receive, Send
 
 
-@runtime_checkable
 class GatewayApp(Protocol):
     """The ASGI app of a whole gateway, whose config can be changed while it serves."""
 
@@ -31,7 +30,7 @@ class Factories:
     """The store as commands use it: it applies no limits."""
     migrate_store: Callable[[Config], Coroutine[Any, Any, list[str]]]
     """Brings the config's store up to this version; the names of what was applied."""
-    open_app: Callable[[Config], AbstractAsyncContextManager[GatewayApp | ASGIApp]]
+    open_app: Callable[[Config], AbstractAsyncContextManager[GatewayApp]]
     """The whole gateway, opened in the event loop of the process that serves it."""
     open_sender: Callable[[Channel], AbstractAsyncContextManager[Sender]]
     """What sends messages to a channel."""

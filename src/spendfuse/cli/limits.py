@@ -1,10 +1,13 @@
 """`spendfuse limits`: what every limit has left, and amounts that override the config's for one subject."""
 
 import csv
+import re
+import time
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from spendfuse.cli.configs import load_store_config
 from spendfuse.cli.factories import Factories
@@ -12,13 +15,28 @@ from spendfuse.cli.options import ConfigPath, OutputFormat, with_ledger
 from spendfuse.cli.output import MISUSED, Column, Format, Json, fail, say, say_rows
 from spendfuse.cli.texts import did_you_mean, iso_time, labels_text
 from spendfuse.config import Config
-from spendfuse.core.errors import LedgerError, LedgerUnavailable
-from spendfuse.core.labels import LabelInvalid, label_value, subject_of, subject_values
+from spendfuse.core.errors import LimitUnknown
+from spendfuse.core.labels import label_value, subject_of, subject_values
 from spendfuse.core.limits import Limit, Unit
-from spendfuse.core.money import AmountInvalid, format_usd, parse_exact, parse_usd
+from spendfuse.core.money import format_usd, parse_exact, parse_usd
+from spendfuse.core.windows import NS_PER_MS
 from spendfuse.ledger.store import BalanceLine, Ledger
+from spendfuse.reports.instants import end_ms
 
-RESET = "reset"
+LimitName = Annotated[str, typer.Argument(help="The limit.", show_default=False)]
+Subject = Annotated[
+    str | None,
+    typer.Option("--for", metavar="VALUES", help="Whose balance: values in the order of the limit's `each`."),
+]
+_NEGATIVE = re.compile(r"-[$.0-9]")
+
+
+class _AmountCommand(TyperCommand):
+    """Takes `-5` for an amount, which is refused as one, not for an option."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.ignore_unknown_options = any(_NEGATIVE.match(one) for one in args)
+        return super().parse_args(ctx, args)
 
 
 def _amount(line: BalanceLine, amount: int) -> Json:
@@ -41,9 +59,18 @@ def _state(line: BalanceLine) -> str:
     words = {
         "shadow": not line.is_enforced,
         "spent": line.is_enforced and line.settled >= line.amount,
-        "overridden": line.is_overridden,
+        _overridden(line): line.is_overridden,
     }
     return " ".join(word for word, holds in words.items() if holds)
+
+
+def _overridden(line: BalanceLine) -> str:
+    until = _overridden_until(line)
+    return "overridden" if until is None else f"overridden until {until}"
+
+
+def _overridden_until(line: BalanceLine) -> str | None:
+    return None if line.override_ends_at_ms is None else iso_time(line.override_ends_at_ms)
 
 
 def _resets(line: BalanceLine) -> str | None:
@@ -74,6 +101,7 @@ _COLUMNS: tuple[Column[BalanceLine], ...] = (
     Column("resets_at", "RESETS", _resets, lambda one: _resets(one) or "-"),
     Column("is_enforced", "", lambda one: one.is_enforced, lambda one: ""),
     Column("is_overridden", "STATE", lambda one: one.is_overridden, _state),
+    Column("overridden_until", "", _overridden_until, lambda one: ""),
 )
 
 
@@ -84,7 +112,7 @@ def parse_amount(unit: Unit, text: str) -> int:
         AmountInvalid: not a number, negative, or finer than the unit.
     """
     if unit is Unit.USD:
-        return parse_usd(text.removeprefix("$"))
+        return parse_usd(text.replace("$", "", 1) if text.removeprefix("-").startswith("$") else text)
     return parse_exact(text, scale=1, what=f"an amount of {unit.value.replace('_', ' ')}")
 
 
@@ -124,6 +152,7 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
     app.add_typer(group, name="limits")
     _add_list(group, factories)
     _add_set(group, factories)
+    _add_reset(group, factories)
 
 
 def _add_list(group: typer.Typer, factories: Factories) -> None:
@@ -142,37 +171,57 @@ def _add_list(group: typer.Typer, factories: Factories) -> None:
 
 
 def _add_set(group: typer.Typer, factories: Factories) -> None:
-    @group.command(name="set")
+    @group.command(name="set", cls=_AmountCommand)
     def set_limit(
-        name: Annotated[str, typer.Argument(help="The limit.", show_default=False)],
-        amount: Annotated[
-            str, typer.Argument(help="In the limit's unit (dollars for usd), or `reset`.", show_default=False)
-        ],
-        subject: Annotated[
+        name: LimitName,
+        amount: Annotated[str, typer.Argument(help="In the limit's unit (dollars for usd).", show_default=False)],
+        subject: Subject = None,
+        until: Annotated[
             str | None,
-            typer.Option("--for", metavar="VALUES", help="Whose balance: values in the order of the limit's `each`."),
+            typer.Option(metavar="WHEN", help="When it ends: 2h, 3d, or a date such as 2026-12-01; default: never."),
         ] = None,
         config: ConfigPath = None,
     ) -> None:
-        """Override the amount of a limit, or of one subject's balance, until `reset`. Holds at once, everywhere."""
+        """Override the amount of a limit, or of one subject's balance. Holds at once, everywhere."""
+        loaded = load_store_config(config)
+        limit = _limit_named(loaded, name)
+        now_ms = time.time_ns() // NS_PER_MS
+        try:
+            stored = parse_subject(limit, subject)
+            units = parse_amount(limit.unit, amount)
+            until_ms = None if until is None else end_ms(until, now_ms=now_ms, timezone=loaded.timezone)
+        except ValueError as error:
+            fail(str(error), exit_code=MISUSED)
+        _set_amount(factories, loaded, limit, stored, units, until_ms)
+        how_long = "from now on" if until_ms is None else f"until {iso_time(until_ms)}"
+        configured = limit.unit.amount_text(limit.amount)
+        say(f"{_shown(limit, stored)}: {limit.unit.amount_text(units)} {how_long} (config: {configured})")
+
+
+def _add_reset(group: typer.Typer, factories: Factories) -> None:
+    @group.command(name="reset")
+    def reset_limit(name: LimitName, subject: Subject = None, config: ConfigPath = None) -> None:
+        """Take back an amount that `set` gave: the config's holds again, at once, everywhere."""
         loaded = load_store_config(config)
         limit = _limit_named(loaded, name)
         try:
             stored = parse_subject(limit, subject)
-            units = None if amount == RESET else parse_amount(limit.unit, amount)
-        except (AmountInvalid, LabelInvalid, ValueError) as error:
+        except ValueError as error:
             fail(str(error), exit_code=MISUSED)
-        try:
-            with_ledger(factories, loaded, lambda ledger: ledger.set_amount(name, stored, units))
-        except LedgerUnavailable:
-            raise
-        except LedgerError as error:
-            where = f"it stands in {loaded.source}, but no gateway has applied it yet"
-            fail(f"{error}: {where}; (re)start `spendfuse serve` first")
-        whose = labels_text(zip(limit.each, subject_values(stored), strict=True))
-        shown = f'limit "{name}"' + (f" ({whose})" if whose else "")
-        configured = limit.unit.amount_text(limit.amount)
-        if units is None:
-            say(f"{shown}: {configured} again, as in the config")
-        else:
-            say(f"{shown}: {limit.unit.amount_text(units)} from now on (config: {configured})")
+        _set_amount(factories, loaded, limit, stored, None, None)
+        say(f"{_shown(limit, stored)}: {limit.unit.amount_text(limit.amount)} again, as in the config")
+
+
+def _set_amount(
+    factories: Factories, config: Config, limit: Limit, subject: str, amount: int | None, until_ms: int | None
+) -> None:
+    try:
+        with_ledger(factories, config, lambda ledger: ledger.set_amount(limit.name, subject, amount, until_ms=until_ms))
+    except LimitUnknown as error:
+        where = f"it stands in {config.source}, but no gateway has applied it yet"
+        fail(f"{error}: {where}; (re)start `spendfuse serve` first")
+
+
+def _shown(limit: Limit, subject: str) -> str:
+    whose = labels_text(zip(limit.each, subject_values(subject), strict=True))
+    return f'limit "{limit.name}"' + (f" ({whose})" if whose else "")

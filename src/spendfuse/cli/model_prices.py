@@ -10,6 +10,17 @@ from spendfuse.pricing.sheet import Sheet
 from spendfuse.pricing.targets import Override, PricedTarget, Unpriced
 
 
+def unpriced_models(config: Config) -> dict[str, str]:
+    """The public models none of whose targets has a price, and why the first has none."""
+    book = PriceBook(config)
+    found = {name: book.of(name) for name in config.models}
+    return {
+        name: each[0].message
+        for name, each in found.items()
+        if isinstance(each[0], Unpriced) and not any(isinstance(one, PricedTarget) for one in each)
+    }
+
+
 class PriceBook:
     """Prices under one config, or of the sheet alone."""
 

@@ -18,8 +18,7 @@ from spendfuse.cli.options import DEFAULT_CONFIG, AcceptUnenforced, ConfigPath, 
 from spendfuse.cli.output import note
 from spendfuse.cli.texts import counted
 from spendfuse.config import Config
-from spendfuse.core.errors import SpendfuseError
-from spendfuse.server.run import ASGIApp, Message, Receive, Send
+from spendfuse.server.run import Message, Receive, Send
 
 NAMES_SHOWN_MAX = 8
 
@@ -28,7 +27,7 @@ NAMES_SHOWN_MAX = 8
 class _AppByDocuments:
     """The gateway's app as the server has it, which carries documents and knows no configs."""
 
-    app: GatewayApp | ASGIApp
+    app: GatewayApp
     served: ServedConfig
 
     def __call__(self, scope: Message, receive: Receive, send: Send, /) -> Awaitable[None]:
@@ -37,8 +36,6 @@ class _AppByDocuments:
     async def reload(self, document: str, /) -> None:
         # In a thread: parsing a long config would hold up every call.
         config = await asyncio.to_thread(self.served.config_of, document)
-        if not isinstance(self.app, GatewayApp):
-            raise SpendfuseError("this app takes its config at the start only")
         await self.app.reload(config)
 
 
@@ -56,7 +53,12 @@ def serve_gateway(
     Raises:
         StartFailed: it never came to accept calls.
     """
+    # Loaded before any fork: workers share it, and no reload has to wait for it.
+    import spendfuse.server.gateway  # noqa: F401 # pyright: ignore[reportUnusedImport]
+    from spendfuse.cli.model_prices import unpriced_models
     from spendfuse.server.supervisor import serve
+
+    unpriced_models(config.config)
 
     @asynccontextmanager
     async def open_app(document: str) -> AsyncGenerator[_AppByDocuments]:

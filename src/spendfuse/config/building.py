@@ -7,6 +7,7 @@ from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from spendfuse.config.alerts_building import alert_warnings, build_alerting
+from spendfuse.config.building_breakers import build_breakers
 from spendfuse.config.problems import Problems, closest
 from spendfuse.config.schema import (
     Document,
@@ -36,6 +37,7 @@ from spendfuse.core.limits import Limit, RouteTo
 from spendfuse.core.prices import Price, Rates
 from spendfuse.core.windows import MS_PER_S, Calendar, CalendarUnit, Lifetime, Span
 
+ADMIN_KEY_LENGTH_MIN = 20
 _POSTGRES = ("postgresql", "postgres")
 OWN_LABELS = frozenset({"key", "model", "provider", "target", "ip", "fingerprint"})
 """Labels whose values are Spendfuse's to say, so that a key cannot have them."""
@@ -88,7 +90,10 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
     )
     alerting = build_alerting(document, problems)
     warnings += alert_warnings(document)
+    breakers = build_breakers(document, limits, problems)
     _check_deadline(document, problems)
+    if document.admin_key is not None and len(document.admin_key.reveal()) < ADMIN_KEY_LENGTH_MIN:
+        problems.add(("admin_key",), f"is too short, expected at least {ADMIN_KEY_LENGTH_MIN} characters at random")
     problems.raise_any()
     assert store is not None
     return Config(
@@ -110,9 +115,17 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
         keys=keys,
         limits=limits,
         alerting=alerting,
+        breakers=breakers,
+        admin_key_digest=_admin_key_digest(document),
+        admin_from=tuple(document.admin_from),
         betas=tuple(document.betas),
         warnings=tuple(warnings),
     )
+
+
+def _admin_key_digest(document: Document) -> bytes | None:
+    key = document.admin_key
+    return None if key is None else hashlib.sha256(key.reveal().encode()).digest()
 
 
 def _store(text: str, folder: pathlib.Path, problems: Problems) -> Store | None:

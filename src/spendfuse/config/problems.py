@@ -8,7 +8,7 @@ from spendfuse.core.errors import ConfigInvalid
 Path = tuple[str | int, ...]
 """Where a value stands: mapping keys and list indexes, from the top."""
 
-_SECRET_KEYS = frozenset({"api_key", "key"})
+_SECRET_KEYS = frozenset({"api_key", "key", "admin_key"})
 _CHANNELS = ("alerts", "channels")
 """Whose URLs are secrets, wherever they were written."""
 

@@ -259,6 +259,74 @@ class AlertsSection(Section):
     dashboard_url: Annotated[str, PlainValidator(scalars.base_url), _TEXT] | None = None
 
 
+class BreakerSection(Section):
+    """One breaker."""
+
+    error_rate: Percent | None = None
+    mean_latency: Milliseconds | None = None
+    limit: Name | None = None
+    usd: Usd | None = None
+    drift: Literal["output_tokens", "cost"] | None = None
+    times: Positive | None = None
+    ttft: Flag | None = None
+    over: Milliseconds | None = None
+    baseline: Milliseconds | None = None
+    min_calls: Positive | None = None
+    min_errors: Positive | None = None
+    each: Names | None = None
+    cooldown: Milliseconds | None = None
+    opens: Flag | None = None
+
+    @property
+    def trigger(self) -> str:
+        """The key that says what it watches; a valid breaker has one."""
+        return self._triggers[0]
+
+    @property
+    def _triggers(self) -> list[str]:
+        found = [key for key in _OPTIONS if getattr(self, key) is not None]
+        # With drift, `times` is its threshold.
+        return [key for key in found if key != "times" or "drift" not in found]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "BreakerSection":
+        broken = self._broken_rule()
+        if broken:
+            raise PydanticCustomError("rule", "{what}", {"what": broken})
+        return self
+
+    def _broken_rule(self) -> str | None:
+        if len(self._triggers) != 1:
+            got = " and ".join(self._triggers) or "none"
+            return f"got {got}, expected exactly one of {', '.join(_OPTIONS)}"
+        wrong = self.model_fields_set - {self.trigger, "each", "opens", *_OPTIONS[self.trigger]}
+        if wrong:
+            return f"{min(wrong)} is not for breakers of {self.trigger}"
+        if self.trigger in ("usd", "times") and self.over is None:
+            return "over is missing, expected a duration such as 10m"
+        if self.trigger == "drift" and self.times is None:
+            return "times is missing, expected how many times the usual mean"
+        if self.over is not None and not _OVER_MS_MIN <= self.over <= _OVER_MS_MAX:
+            return "over is out of range, expected a duration from 10s to 31d"
+        if 0 in (self.mean_latency, self.cooldown, self.baseline):
+            return "got a duration of 0"
+        if self.each is not None and len(set(self.each)) < len(self.each):
+            return "each names a label twice"
+        return None
+
+
+_OPTIONS = {
+    "error_rate": ("over", "min_calls", "min_errors", "cooldown"),
+    "mean_latency": ("ttft", "over", "min_calls", "cooldown"),
+    "limit": (),
+    "usd": ("over", "cooldown"),
+    "times": ("over", "cooldown"),
+    "drift": ("times", "over", "baseline", "min_calls", "cooldown"),
+}
+"""What a breaker watches, and which keys that takes."""
+_OVER_MS_MIN, _OVER_MS_MAX = 10_000, 31 * 86_400_000
+
+
 class Document(Section):
     """A whole config."""
 
@@ -275,6 +343,10 @@ class Document(Section):
     trusted_proxies: Annotated[
         list[Annotated[IPv4Network | IPv6Network, PlainValidator(scalars.network), _TEXT]], BeforeValidator(_listed)
     ] = []
+    admin_key: SecretText | None = None
+    admin_from: Annotated[
+        list[Annotated[IPv4Network | IPv6Network, PlainValidator(scalars.network), _TEXT]], BeforeValidator(_listed)
+    ] = [IPv4Network("127.0.0.0/8"), IPv6Network("::1/128")]
     cut_tail: Milliseconds = 1_000
     on_disconnect: Literal["cancel", "finish"] = "cancel"
     betas: Annotated[list[Text], BeforeValidator(_listed)] = []
@@ -289,10 +361,7 @@ class Document(Section):
         default_factory=dict[str, LimitSection]
     )
     alerts: Annotated[AlertsSection, BeforeValidator(_filled)] = AlertsSection()
-
-
-SECTIONS_LATER = ("breakers",)
-"""What DESIGN has and this version does not serve yet: named, so that an error can say so."""
+    breakers: Annotated[dict[Name, BreakerSection], BeforeValidator(_filled)] | None = None
 
 
 @cache

@@ -8,6 +8,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from spendfuse.config.alerts import Alerting
 from spendfuse.config.secret import Secret
+from spendfuse.core.breakers import Breaker
 from spendfuse.core.limits import Limit
 from spendfuse.core.prices import Price
 
@@ -172,6 +173,10 @@ class Config:
     keys: tuple[ConfiguredKey, ...]
     limits: tuple[Limit, ...]
     alerting: Alerting = field(default_factory=Alerting)
+    breakers: tuple[Breaker, ...] = ()
+    admin_key_digest: bytes | None = field(default=None, repr=False)
+    """The SHA-256 of the key to the admin API; without one there is none."""
+    admin_from: tuple[IPv4Network | IPv6Network, ...] = ()
     betas: tuple[str, ...] = ()
     """Values of `anthropic-beta` that pass beside the known ones."""
     serves_snapshots: bool = False

@@ -8,10 +8,13 @@ and the counts, and calls these under its lock, so that all processes see the sa
                            └──────────────── it fails ──────────────────┘
 
 A breaker that was opened by hand is *forced open*: nothing but a hand closes it. One that watches money or drift sends
-no probe, as no single call can tell: it closes once its cooldown and what tripped it are over.
+no probe, as no single call can tell, nor does one that opens for alerts only: it closes once its cooldown and what
+tripped it are over. One that follows a limit closes when the limit is no longer spent, and one that a provider has
+asked for (`Retry-After`) at the time that was said.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import assert_never
 
@@ -23,6 +26,7 @@ FIVE_MINUTES = Span(300_000)
 BUCKETS = 60
 """A window is counted in so many buckets, so it is right to a sixtieth of itself."""
 BUCKET_MS_MIN = 1_000
+PROBE_FAILED = "the probe failed"
 BY_ITSELF = "spendfuse"
 """Who changed a state that no hand has changed."""
 
@@ -84,16 +88,22 @@ class Drift:
 
     measure: Measure
     times: int
-    baseline_ms: int
+    baseline_ms: int = 7 * 86_400_000
     min_calls: int = 20
 
 
-Trigger = ErrorRate | MeanLatency | Spent | Burn | Drift
+@dataclass(frozen=True, slots=True)
+class RetryAfter:
+    """Trips when a provider answers 429 and says when to come again; closes then."""
+
+
+Trigger = ErrorRate | MeanLatency | Spent | Burn | Drift | RetryAfter
 
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """One rule. `each` are the labels by which it is told apart; none: one state for all calls.
+    """One rule. `each` are the labels by which it is told apart; none: one state for all calls. `match` narrows it to
+    calls whose label has one of the values.
 
     `opens` False: it raises alerts and refuses nothing.
     """
@@ -104,6 +114,7 @@ class Breaker:
     over: Span = FIVE_MINUTES
     cooldown_ms: int = 30_000
     opens: bool = True
+    match: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
 
     @property
     def bucket_ms(self) -> int:
@@ -114,11 +125,24 @@ class Breaker:
         """The subject that a call with these labels falls under."""
         return subject_of(labels, self.each)
 
+    def covers(self, labels: Labels) -> bool:
+        """Whether a call with these labels falls under it at all."""
+        return not self.match or all(labels.get(name, "") in values for name, values in self.match.items())
+
     @property
     def probes(self) -> bool:
         """Whether an attempt can tell that it may close: a limit that is spent, or money that was, no attempt brings
-        back."""
-        return isinstance(self.trigger, ErrorRate | MeanLatency)
+        back, and where nothing is refused every attempt tells."""
+        return self.opens and isinstance(self.trigger, ErrorRate | MeanLatency)
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether counts decide that it closes, as they did that it opened."""
+        return not self.probes and isinstance(self.trigger, ErrorRate | MeanLatency | Burn | Drift)
+
+
+PAUSE = Breaker("retry-after", RetryAfter(), each=("target",))
+"""What a provider's `Retry-After` opens, for its target. No config has a breaker of this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,13 +175,16 @@ NOTHING_COUNTED = Counts()
 class State:
     """A breaker for one subject, since an instant.
 
-    `tries_at_ms`: when an open one may send a probe; None: not by itself. `probe_until_ms`: until when a half-open one
-    waits for its probe, after which another may be taken. `why` and `who` are for people.
+    `tries_at_ms`: when an open one may send a probe; None: it sends none. `closes_at_ms`: when an open one has nothing
+    more to refuse; None: nobody can say. `probe_id` and `probe_until_ms`: whom a half-open one waits for, and until
+    when, after which another probe may be taken. `why` and `who` are for people.
     """
 
     phase: Phase
     since_ms: int
     tries_at_ms: int | None = None
+    closes_at_ms: int | None = None
+    probe_id: int | None = None
     probe_until_ms: int | None = None
     why: str = ""
     who: str = BY_ITSELF
@@ -183,6 +210,8 @@ def passage(state: State, now_ms: int) -> Passage:
         case Phase.FORCED_OPEN:
             return Passage.BLOCKED
         case Phase.OPEN:
+            if state.closes_at_ms is not None and now_ms >= state.closes_at_ms:
+                return Passage.FREE
             return Passage.PROBE if state.tries_at_ms is not None and now_ms >= state.tries_at_ms else Passage.BLOCKED
         case Phase.HALF_OPEN:
             is_lost = state.probe_until_ms is None or now_ms >= state.probe_until_ms
@@ -191,9 +220,23 @@ def passage(state: State, now_ms: int) -> Passage:
             assert_never(state.phase)
 
 
-def window_from_ms(breaker: Breaker, state: State, now_ms: int) -> int:
-    """Where the counts begin that a breaker is judged by: its window, but nothing from before it last closed."""
-    return max(now_ms - breaker.over.ms, state.since_ms if state.phase is Phase.CLOSED else 0)
+def bucket_of(breaker: Breaker, now_ms: int) -> int:
+    """The bucket in which an attempt that ends now is counted, by its start."""
+    return now_ms // breaker.bucket_ms * breaker.bucket_ms
+
+
+def window_from_ms(breaker: Breaker, now_ms: int) -> int:
+    """The first bucket of the counts that a breaker is judged by. What was counted before it last closed is no longer
+    there: see `counts_now`."""
+    return bucket_of(breaker, now_ms - breaker.over.ms)
+
+
+def counts_now(breaker: Breaker, state: State, *, closed_since_ms: int) -> bool:
+    """Whether an attempt still counts that began while its process knew the breaker as closed since then: not where it
+    has been opened and closed in between, nor while only a probe is waited for."""
+    if state.phase is Phase.CLOSED:
+        return closed_since_ms >= state.since_ms
+    return breaker.is_judged
 
 
 def judged(
@@ -204,40 +247,51 @@ def judged(
     why = trip_reason(breaker, counts, baseline=baseline)
     if state.phase is Phase.CLOSED and why is not None:
         return opened(breaker, now_ms, why)
-    cools = state.phase is Phase.OPEN and isinstance(breaker.trigger, Burn | Drift)
+    cools = state.phase is Phase.OPEN and breaker.is_judged
     if cools and why is None and now_ms >= state.since_ms + breaker.cooldown_ms:
         return recovered(now_ms, "what tripped it is over")
     return None
 
 
-def opened(breaker: Breaker, now_ms: int, why: str, *, tries_at_ms: int | None = None) -> State:
-    """It has tripped. `tries_at_ms` overrules its cooldown."""
-    if tries_at_ms is None and breaker.probes:
-        tries_at_ms = now_ms + breaker.cooldown_ms
-    return State(Phase.OPEN, now_ms, tries_at_ms, why=why)
+def opened(breaker: Breaker, now_ms: int, why: str, *, closes_at_ms: int | None = None) -> State:
+    """It has tripped."""
+    tries_at_ms = now_ms + breaker.cooldown_ms if breaker.probes else None
+    return State(Phase.OPEN, now_ms, tries_at_ms, closes_at_ms, why=why)
 
 
-def probe_taken(state: State, now_ms: int, *, lease_ms: int) -> State | None:
+def probe_taken(state: State, now_ms: int, *, probe_id: int, lease_ms: int) -> State | None:
     """The state once a call has become the probe; None where it may not: there is one, or it is too early."""
     if passage(state, now_ms) is not Passage.PROBE:
         return None
-    return replace(state, phase=Phase.HALF_OPEN, tries_at_ms=None, probe_until_ms=now_ms + lease_ms)
+    probe_until_ms = now_ms + lease_ms
+    return replace(state, phase=Phase.HALF_OPEN, tries_at_ms=None, probe_id=probe_id, probe_until_ms=probe_until_ms)
 
 
-def probe_ended(breaker: Breaker, state: State, now_ms: int, *, succeeded: bool) -> State | None:
+def probe_renewed(state: State, now_ms: int, *, probe_id: int, lease_ms: int) -> State | None:
+    """The state once the probe has said that it still runs; None where it is the probe no more."""
+    if not _is_probe(state, probe_id):
+        return None
+    return replace(state, probe_until_ms=now_ms + lease_ms)
+
+
+def probe_ended(breaker: Breaker, state: State, now_ms: int, *, probe_id: int, succeeded: bool) -> State | None:
     """The state once the probe has ended; None where it was no probe any more: a hand, or another one, came between."""
-    if state.phase is not Phase.HALF_OPEN:
+    if not _is_probe(state, probe_id):
         return None
     if succeeded:
         return State(Phase.CLOSED, now_ms, why="the probe succeeded")
-    return opened(breaker, now_ms, f"the probe failed; {state.why}" if state.why else "the probe failed")
+    return opened(breaker, now_ms, f"{PROBE_FAILED}; {state.why.removeprefix(f'{PROBE_FAILED}; ')}")
 
 
-def probe_given_up(state: State, now_ms: int) -> State | None:
-    """The probe never went upstream (refused by a limit, or its client left): another may be taken at once."""
-    if state.phase is not Phase.HALF_OPEN:
+def probe_given_up(state: State, now_ms: int, *, probe_id: int) -> State | None:
+    """The probe could not tell, as its client left before: another may be taken at once."""
+    if not _is_probe(state, probe_id):
         return None
-    return replace(state, phase=Phase.OPEN, tries_at_ms=now_ms, probe_until_ms=None)
+    return replace(state, phase=Phase.OPEN, tries_at_ms=now_ms, probe_id=None, probe_until_ms=None)
+
+
+def _is_probe(state: State, probe_id: int) -> bool:
+    return state.phase is Phase.HALF_OPEN and state.probe_id == probe_id
 
 
 def forced_open(now_ms: int, *, why: str, who: str) -> State:
@@ -271,7 +325,7 @@ def trip_reason(breaker: Breaker, counts: Counts, *, baseline: Counts = NOTHING_
             return _burn_reason(counts, baseline, nanos=nanos, times=times, over=over)
         case Drift():
             return _drift_reason(breaker.trigger, counts, baseline, over)
-        case Spent():
+        case Spent() | RetryAfter():
             return None
         case _:
             assert_never(breaker.trigger)

@@ -25,6 +25,10 @@ class LimitsOutdated(LedgerUnavailable):
     """Another process applied newer limits to this store; one with older limits must not admit calls."""
 
 
+class LimitUnknown(LedgerError):
+    """No limit in force has this name."""
+
+
 class ReservationUnknown(LedgerError):
     """No reservation and no entry has this id."""
 

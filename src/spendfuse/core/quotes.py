@@ -47,6 +47,10 @@ class Quote:
     output_picos: int
     choices: int = 1
 
+    def __post_init__(self) -> None:
+        if min(self.input_tokens, self.fixed_picos, self.output_picos) < 0 or self.choices < 1:
+            raise ValueError("a quote holds no negative amount")
+
     def at(self, cap: int) -> Amounts:
         """The amounts to hold for an output cap of `cap` tokens for each choice."""
         output_tokens = cap * self.choices

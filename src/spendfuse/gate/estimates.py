@@ -48,14 +48,16 @@ class Estimate:
 class Estimator:
     """Makes estimates under one config."""
 
-    def __init__(self, limits: Sequence[Limit], overruns: Overruns, *, output_tokens_default: int) -> None:
+    def __init__(
+        self, limits: Sequence[Limit], overruns: Overruns, learned: LearnedCaps, *, output_tokens_default: int
+    ) -> None:
         self._token_limits = tuple(one for one in limits if one.unit in (Unit.TOKENS, Unit.OUTPUT_TOKENS))
         self._with_minimum = tuple(one for one in limits if one.min_output_tokens is not None)
         self._enforced = tuple(one for one in limits if one.is_enforced and one.unit.is_consumable)
         self._takes_estimates = any(one.estimate for one in self._enforced)
         self._overruns = overruns
         self._output_tokens_default = output_tokens_default
-        self._learned = LearnedCaps()
+        self._learned = learned
 
     def rough(self, call: Call, route: Route, labels: Labels, counts: ProviderCount | None = None) -> Estimate | Deny:
         """An estimate by bytes; `counts` asks the provider for its own count."""

@@ -29,13 +29,13 @@ class RefusalCounts:
         self._counts: Counter[RefusalCount] = Counter()
 
     def count(self, deny: Deny, labels: Labels) -> None:
-        """Count a refused call, under each limit that refused it.
+        """Count a refused call, under each limit, or the breaker, that refused it.
 
         One refused for a subject that would be new is not told apart by user: there may be any number of those.
         """
         if any(reason.opens for reason in deny.reasons):
             labels = {}
-        limits = [reason.limit.name for reason in deny.reasons] or [""]
+        limits = [reason.limit.name for reason in deny.reasons] or [deny.breaker_name]
         self._add(((deny.code.text, name) for name in limits), labels, shadow=False)
 
     def count_shadow(self, reasons: tuple[Reason, ...], labels: Labels) -> None:

@@ -1,45 +1,39 @@
 """The gate: the whole way of a call, from parsed bytes to an ended reservation.
 
-    parse -> route -> labels -> carry -> quote -> reserve (wait, fit) -> attempt -> relay -> settle or void
+    parse -> route -> labels -> breakers -> carry -> quote -> reserve (wait, fit) -> attempt -> relay -> settle or void
 
 Failure policy: closed. What can't be priced, bounded, attributed or reserved is refused, and a store that is away
 refuses every call. One owner at a time has to end a reservation: `_admit` hands it to the attempt, which ends it on
 every way out; if the process dies, the keeper does.
 """
 
-import asyncio
-import contextlib
 from dataclasses import dataclass
 from functools import partial
 
-from spendfuse.clock import Clock
 from spendfuse.config import Config
 from spendfuse.core.calls import Call, Operation
 from spendfuse.core.decisions import Admitted, Fit, Reason, Refused
-from spendfuse.core.errors import LedgerUnavailable, ReservationUnknown
+from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.core.labels import Labels
 from spendfuse.core.limits import Limit, RouteTo
 from spendfuse.core.refusals import UNAVAILABLE_RETRY_S, Code, Deny, deny_refused
-from spendfuse.core.reservations import CallId, CallIds, ReservationId, call_text, reservation_of
+from spendfuse.core.reservations import ATTEMPTS_MAX, CallId, ReservationId, call_text, reservation_of
 from spendfuse.core.windows import NS_PER_MS
 from spendfuse.gate.attribution import Attribution
+from spendfuse.gate.breaker_states import Probing
 from spendfuse.gate.counting import ProviderCounts
 from spendfuse.gate.endings import Held
 from spendfuse.gate.estimates import Estimate, Estimator
-from spendfuse.gate.events import RefusalCounts
 from spendfuse.gate.exchanges import Exchanges
-from spendfuse.gate.overruns import Overruns
 from spendfuse.gate.relay import Attempt
 from spendfuse.gate.requests import Caller, Downstream, Request
-from spendfuse.gate.reservations import Endings, OpenReservation
+from spendfuse.gate.reservations import OpenReservation
 from spendfuse.gate.routes import Rotation, Route, Routes
-from spendfuse.gate.spent import SpentLimits
-from spendfuse.gate.unpriced import UnpricedModels
-from spendfuse.ledger.store import Demand, Ledger
-from spendfuse.upstream.client import UpstreamClient
+from spendfuse.gate.shared import Shared
+from spendfuse.gate.watches import AttemptWatch
+from spendfuse.ledger.store import Demand
 from spendfuse.wire.dialect import Answer, Exchange
 
-_NO_RESERVATION = ReservationId(0)
 _TARGET_LABELS = frozenset({"target", "provider"})
 CALL_ID_HEADER = "x-spendfuse-call-id"
 CAP_HEADER = "x-spendfuse-max-tokens"
@@ -47,14 +41,15 @@ CAP_HEADER = "x-spendfuse-max-tokens"
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """An admitted call: how it is carried out, the estimate it was admitted by, its open reservation, and the cap to
-    send (None: send none).
+    """An admitted call: how it is carried out, the estimate it was admitted by, its open reservation, the cap to send
+    (None: send none), and what breakers see of it.
     """
 
     exchange: Exchange
     estimate: Estimate
     reservation: OpenReservation
     cap: int | None
+    watch: AttemptWatch
 
     @property
     def route(self) -> Route:
@@ -72,38 +67,30 @@ class _Passage:
 
 
 class Gate:
-    """Serves calls against one config, one ledger and one upstream client. One per process."""
+    """Serves calls against one config. A reload makes another gate: calls in flight keep theirs, and what has to live
+    on is `shared` with it.
+    """
 
-    def __init__(
-        self,
-        *,
-        config: Config,
-        routes: Routes,
-        exchanges: Exchanges,
-        ledger: Ledger,
-        client: UpstreamClient,
-        clock: Clock,
-    ) -> None:
+    def __init__(self, *, config: Config, routes: Routes, exchanges: Exchanges, shared: Shared) -> None:
         self._config = config
         self._routes = routes
         self._exchanges = exchanges
-        self._ledger = ledger
-        self._client = client
-        self._clock = clock
-        self._ids = CallIds()
-        self.overruns = Overruns(ledger)
-        self._estimator = Estimator(config.limits, self.overruns, output_tokens_default=config.output_tokens_default)
-        self._counts = ProviderCounts(client)
-        self._finishing: set[asyncio.Task[Deny | None]] = set()
         self._attribution = Attribution(config.limits)
-        self.endings = Endings(ledger)
-        self.refusals = RefusalCounts(ledger)
-        self.spent = SpentLimits(ledger)
-        self.unpriced = UnpricedModels(ledger, clock)
+        self._estimator = Estimator(
+            config.limits, shared.overruns, shared.learned, output_tokens_default=config.output_tokens_default
+        )
+        self._counts = ProviderCounts(shared.client)
+        self._shared = shared
+        self._ledger = shared.ledger
+        self._clock = shared.clock
+        self.endings = shared.endings
+        self.refusals = shared.refusals
+        self.breakers = shared.breakers
+        self.unpriced = shared.unpriced
 
     async def serve(self, request: Request, down: Downstream) -> None:
         """Serve one request. Cancel it when the client leaves: its reservation then is ended in the background."""
-        call_id = self._ids.mint(self._clock.now_ns() // NS_PER_MS, self._ledger.owner_id)
+        call_id = self._shared.ids.mint(self._clock.now_ns() // NS_PER_MS, self._ledger.owner_id)
         denied = await self._serve(request, call_id, down)
         if denied is not None:
             told = request.dialect.refuse(denied)
@@ -113,7 +100,7 @@ class Gate:
         call = request.dialect.parse(request.body, request.headers)
         if isinstance(call, Deny):
             return call
-        admission = await self._admit(request, call, reservation_of(call_id, 1))
+        admission = await self._admit(request, call, call_id)
         if isinstance(admission, Deny):
             self.unpriced.note(admission, call.model)
             return admission
@@ -125,20 +112,18 @@ class Gate:
         except Exception:
             # A defect of ours; nothing has been sent.
             admission.reservation.void()
+            admission.watch.left()
             raise
         if call.stream or not admission.route.finishes_abandoned:
             return await attempt.run(upstream)
-        finishing = asyncio.create_task(attempt.run(upstream))
-        self._finishing.add(finishing)
-        finishing.add_done_callback(self._finishing.discard)
-        return await asyncio.shield(finishing)
+        return await self._shared.finish(attempt.run(upstream))
 
-    async def _admit(self, request: Request, call: Call, reservation_id: ReservationId) -> Admission | Deny:
-        """Reserve a call's quote on all limits that cover it, at its route or at those that its limits lead to."""
+    async def _admit(self, request: Request, call: Call, call_id: CallId) -> Admission | Deny:
+        """Reserve a call's quote on all limits that cover it, at its route or where limits and breakers lead to."""
         rotation = self._routes.get(call.model)
         if isinstance(rotation, Deny):
             return rotation
-        routes, tried = rotation.turn(), {call.model}
+        routes, tried, attempt = rotation.turn(), {call.model}, 1
         while True:
             passage = self._passage(routes, request, call)
             if isinstance(passage, Deny):
@@ -147,10 +132,16 @@ class Gate:
             if isinstance(labels, Deny):
                 self.refusals.count(labels, request.caller.labels)
                 return labels
-            admission = await self._admit_at(passage, request, labels, reservation_id)
+            reservation_id = reservation_of(call_id, attempt)
+            admission = await self._admit_past_breakers(passage, request, labels, reservation_id)
             if isinstance(admission, Admission):
                 return admission
-            elsewhere = self._routes_instead(admission.reasons, passage.others, tried)
+            if admission.code is Code.BREAKER_OPEN:
+                # Its reservation may have been made and voided; another one needs a number of its own.
+                elsewhere = passage.others if attempt < ATTEMPTS_MAX else ()
+                attempt += 1
+            else:
+                elsewhere = self._routes_instead(admission.reasons, passage.others, tried)
             if not elsewhere:
                 self.refusals.count(admission, labels)
                 return admission
@@ -188,8 +179,20 @@ class Gate:
                     return rotation.turn()
         return ()
 
-    async def _admit_at(
+    async def _admit_past_breakers(
         self, passage: _Passage, request: Request, labels: Labels, reservation_id: ReservationId
+    ) -> Admission | Deny:
+        """Reserve at one route, unless a breaker is open that covers the call."""
+        probing = self.breakers.look(labels)
+        if isinstance(probing, Deny):
+            return probing
+        if not probing:
+            return await self._admit_at(passage, request, labels, reservation_id, probing)
+        with self.breakers.copy.asking(probing):
+            return await self._admit_at(passage, request, labels, reservation_id, probing)
+
+    async def _admit_at(
+        self, passage: _Passage, request: Request, labels: Labels, reservation_id: ReservationId, probing: Probing
     ) -> Admission | Deny:
         """Reserve at one route: by bytes if they fit, else by tokens if those can be counted; wait; fit; or refuse."""
         counts = self._counts.of(passage.call, passage.exchange, passage.route, request.headers)
@@ -205,11 +208,31 @@ class Gate:
         except LedgerUnavailable as error:
             return Deny(Code.STORE_UNAVAILABLE, f"No call is admitted: {error}.", retry_after_s=UNAVAILABLE_RETRY_S)
         if isinstance(verdict, Refused):
-            self.spent.note(verdict.reasons)
+            self._shared.spent.note(verdict.reasons)
             return deny_refused(verdict, self._clock.now_ns() // NS_PER_MS)
         self.refusals.count_shadow(verdict.would_refuse, labels)
         reservation = self.endings.opened(reservation_id, Held(estimate.quoted.quote, verdict.cap))
-        return Admission(passage.exchange, estimate, reservation, verdict.cap if estimate.sends_cap else None)
+        watch = await self._watched(reservation, labels, probing, is_stream=passage.call.stream)
+        if isinstance(watch, Deny):
+            return watch
+        return Admission(passage.exchange, estimate, reservation, verdict.cap if estimate.sends_cap else None, watch)
+
+    async def _watched(
+        self, reservation: OpenReservation, labels: Labels, probing: Probing, *, is_stream: bool
+    ) -> AttemptWatch | Deny:
+        """What breakers will see of an attempt; or, its reservation voided, why it may not go: one may have opened
+        while it waited for room, or another call is the probe.
+        """
+        try:
+            watch = await self.breakers.admit(labels, probing, reservation.id, is_stream=is_stream)
+        except BaseException:
+            reservation.void()
+            raise
+        if isinstance(watch, Deny):
+            reservation.void()
+        elif self.breakers.wants_charges:
+            reservation.on_charge = watch.charged
+        return watch
 
     async def _reserve(self, estimate: Estimate, caller: Caller, reservation_id: ReservationId) -> Admitted | Refused:
         demand = Demand(
@@ -233,39 +256,18 @@ class Gate:
             route=admission.route,
             reservation=admission.reservation,
             down=down,
-            client=self._client,
+            client=self._shared.client,
             clock=self._clock,
             headers=tuple(headers),
             deadline_s=self._config.reservation_deadline_s,
             observe_output=partial(self._estimator.observe, admission.estimate),
+            watch=admission.watch,
         )
 
     @property
     def needs_peers(self) -> bool:
         """Whether requests have to say where they come from."""
         return self._attribution.uses_ip
-
-    async def check_ready(self) -> None:
-        """Whether the store takes transactions now.
-
-        Raises:
-            LedgerUnavailable: it doesn't, so no call is admitted; the message says why.
-        """
-        with contextlib.suppress(ReservationUnknown):
-            await self._ledger.void(_NO_RESERVATION)
-
-    async def drain(self, timeout_s: float) -> None:
-        """Wait for calls that go on without their client, cutting those that outlast the time, then for the ends of all
-        reservations.
-        """
-        if self._finishing:
-            await asyncio.wait(self._finishing, timeout=timeout_s)
-            for late in tuple(self._finishing):
-                late.cancel()
-            await asyncio.gather(*self._finishing, return_exceptions=True)
-        await self.endings.drain(timeout_s)
-        await self.refusals.flush()
-        await self.spent.flush()
 
 
 def _is_of_target(limit: Limit) -> bool:

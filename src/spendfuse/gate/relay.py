@@ -27,6 +27,7 @@ from spendfuse.gate.endings import (
 from spendfuse.gate.requests import Downstream
 from spendfuse.gate.reservations import OpenReservation
 from spendfuse.gate.routes import Route
+from spendfuse.gate.watches import AttemptWatch
 from spendfuse.upstream.client import (
     FateUnknown,
     NeverSent,
@@ -73,6 +74,7 @@ class Attempt:
     """Our own headers of the answer."""
     deadline_s: float
     observe_output: Callable[[int], None]
+    watch: AttemptWatch
     _sent_at_s: float = field(default=0.0, init=False)
     _first_byte_at_s: float = field(default=0.0, init=False)
 
@@ -82,9 +84,11 @@ class Attempt:
         On return, and on any exception, cancellation included, the reservation has been ended.
         """
         self._sent_at_s = self.clock.monotonic_s()
+        self.watch.sent(self._sent_at_s)
         try:
             async with self.client.post(request) as response:
                 cut = await self._relay(response)
+                self.watch.answered(self.clock.monotonic_s())
             # Only now, so that the provider stops before a slow client is waited for.
             if isinstance(cut, Deny):
                 return cut
@@ -92,14 +96,18 @@ class Attempt:
                 await self._send_cut(cut)
             return None
         except NeverSent as error:
+            self.watch.failed()
             self.reservation.void()
             return Deny(Code.UPSTREAM_UNREACHABLE, f"The provider could not be reached: {error}. Nothing was charged.")
         except UpstreamTimeout as error:
+            self.watch.failed()
             return Deny(Code.UPSTREAM_TIMEOUT, f"The provider did not answer in time: {error}.{self._settle_unknown()}")
         except FateUnknown as error:
+            self.watch.failed()
             return Deny(Code.UPSTREAM_FAILED, f"The provider's connection broke: {error}.{self._settle_unknown()}")
         finally:
             self._settle_unknown()
+            self.watch.left()
 
     def _settle_unknown(self) -> str:
         """Charge a call of unknown fate, unless it has ended; returns what the client is told of it."""
@@ -112,6 +120,7 @@ class Attempt:
     async def _relay(self, response: UpstreamResponse) -> "_Cut | Deny | None":
         """Relay an answer; returns what is left to send of a stream that has to be cut."""
         self._first_byte_at_s = self.clock.monotonic_s()
+        self.watch.head(response.status, response.headers)
         if 300 <= response.status < 400:
             # Nobody has made an answer, and the way to another host is not ours to take with the provider's key.
             self.reservation.void()
@@ -167,10 +176,13 @@ class Attempt:
         try:
             await self.down.start(response.status, (*self.headers, *_passed_headers(response)))
             unsent = await self._pump(response, meter)
+            if meter.error_seen:
+                self.watch.failed()
             if unsent is not None:
                 return _Cut(meter, unsent)
             await self.down.finish()
         except FateUnknown as error:
+            self.watch.failed()
             logger.warning("stream_broken reservation_id=%s error=%s", reservation_text(self.reservation.id), error)
             # Nothing well-formed: the client must see a broken stream as broken.
             await self.down.abort()
@@ -188,9 +200,15 @@ class Attempt:
             relayed = meter.feed(chunk)
             if watch.is_suspect() and await watch.has_outrun():
                 return relayed
+            now_s = self.clock.monotonic_s()
+            if meter.visible.deltas:
+                self.watch.first_token(now_s)
             if relayed:
                 await self.down.send(relayed)
-            if self.clock.monotonic_s() > extend_at_s:
+                waited_until_s = self.clock.monotonic_s()
+                self.watch.client_wait_s += waited_until_s - now_s
+                now_s = waited_until_s
+            if now_s > extend_at_s:
                 if not await self.reservation.renew(deadline_s=self.deadline_s):
                     logger.warning("stream_cut reservation_id=%s reason=ended", reservation_text(self.reservation.id))
                     return b""

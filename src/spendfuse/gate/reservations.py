@@ -30,6 +30,8 @@ class OpenReservation:
     held: Held
     _endings: "Endings" = field(repr=False)
     is_ended: bool = False
+    on_charge: Callable[[Charge], None] | None = None
+    """Whom to tell what it is settled at."""
 
     def settle(self, charge: Charge | Callable[[], Charge]) -> None:
         """End it at a charge. Returns at once; the ledger's transaction runs on behind, safe from cancellation.
@@ -37,7 +39,7 @@ class OpenReservation:
         A charge that takes long to work out (tokens to count) comes as a function, which is called in a thread.
         """
         self._end()
-        self._endings.settle(self.id, charge)
+        self._endings.settle(self.id, charge, self.on_charge)
 
     def void(self) -> None:
         """End it as never billed, likewise."""
@@ -81,11 +83,18 @@ class Endings:
         """Take over a reservation that the ledger has admitted."""
         return OpenReservation(reservation_id, held, self)
 
-    def settle(self, reservation_id: ReservationId, charge: Charge | Callable[[], Charge]) -> None:
+    def settle(
+        self,
+        reservation_id: ReservationId,
+        charge: Charge | Callable[[], Charge],
+        on_charge: Callable[[Charge], None] | None = None,
+    ) -> None:
         """Settle, repeating with the same id while the store is away."""
         if not isinstance(charge, Charge):
-            self._run(reservation_id, self._settle_later(reservation_id, charge))
+            self._run(reservation_id, self._settle_later(reservation_id, charge, on_charge))
             return
+        if on_charge is not None:
+            on_charge(charge)
         # The common way has no task of its own: the ledger's future is enough.
         settling = asyncio.ensure_future(self.ledger.settle(reservation_id, charge), loop=self._loop)
         self._running.add(settling)
@@ -108,8 +117,15 @@ class Endings:
         else:
             _tell_left(reservation_id, error)
 
-    async def _settle_later(self, reservation_id: ReservationId, work_out: Callable[[], Charge]) -> Entry:
+    async def _settle_later(
+        self,
+        reservation_id: ReservationId,
+        work_out: Callable[[], Charge],
+        on_charge: Callable[[Charge], None] | None,
+    ) -> Entry:
         charge = await asyncio.to_thread(work_out)
+        if on_charge is not None:
+            on_charge(charge)
         return await self._until_taken(reservation_id, partial(self.ledger.settle, reservation_id, charge))
 
     async def _until_taken(

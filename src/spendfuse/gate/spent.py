@@ -6,7 +6,7 @@ for the next try, and made again by a later refusal when its process has died.
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from spendfuse.core.decisions import Reason
 from spendfuse.core.errors import LedgerError, LedgerUnavailable
@@ -22,8 +22,10 @@ _RETRY_S = 1.0
 class SpentLimits:
     """Notes of this process, and those still to be told."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, on_told: Callable[[Collection[str]], None]) -> None:
+        """`on_told` is called with the names of limits once the store knows that they are spent."""
         self._ledger = ledger
+        self._on_told = on_told
         self._known: set[SpentNote] = set()
         self._untold: dict[SpentNote, None] = {}
         self._waiting = asyncio.Event()
@@ -41,8 +43,8 @@ class SpentLimits:
                 self._untold[note] = None
                 self._waiting.set()
 
-    async def forget(self) -> None:
-        """An amount was raised, and may be spent anew: for a `Follower` to call."""
+    def forget(self) -> None:
+        """An amount was raised, and may be spent anew."""
         self._known.clear()
 
     async def run(self) -> None:
@@ -61,6 +63,7 @@ class SpentLimits:
         notes, self._untold = self._untold, {}
         try:
             await self._ledger.note_spent(tuple(notes))
+            self._on_told({note.limit_name for note in notes})
         except LedgerUnavailable as error:
             logger.warning("spent_notes_postponed notes=%d error=%s", len(notes), error)
             self._untold = {**notes, **self._untold}

@@ -9,13 +9,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from spendfuse.core.alerts import Alert, AlertKind, Phase, Severity, alert_id
+from spendfuse.core.breakers import Phase as BreakerPhase
 from spendfuse.core.labels import subject_values
+from spendfuse.ledger.breakers import BreakerChange
 
 HOUR_MS = 3_600_000
-_CLOSED = "closed"
 DUE_MAX = 200
 """So many alerts to be routed, and deliveries that are due, are handed out at once."""
 GIVEN_UP_SHOWN_MS = 24 * HOUR_MS
@@ -209,35 +210,10 @@ def with_deliveries(alerts: Iterable[StoredAlert], rows: Iterable[Sequence[Any]]
     return [replace(one, deliveries=tuple(by_number.get(one.number, ()))) for one in alerts]
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerChange:
-    """A breaker's change of phase, as its log has it. `who` is a person, or Spendfuse by itself."""
-
-    number: int
-    at_ms: int
-    breaker: str
-    subject: str
-    each: tuple[str, ...]
-    from_phase: str
-    to_phase: str
-    why: str
-    who: str
-
-    @property
-    def has_closed(self) -> bool:
-        return self.to_phase == _CLOSED
-
-
-def breaker_change(row: Sequence[Any]) -> BreakerChange:
-    """A line of the breakers' log as it is read."""
-    number, at_ms, breaker, subject, each, from_phase, to_phase, why, who = row
-    return BreakerChange(number, at_ms, breaker, subject, tuple(json.loads(each)), from_phase, to_phase, why, who)
-
-
 def opened_alert(change: BreakerChange) -> Alert | None:
     """What is told of a change: that a breaker which was closed is so no more. From then on until it closes, as it
     tries again and fails, it is the same trouble still."""
-    if change.from_phase != _CLOSED:
+    if change.before is not BreakerPhase.CLOSED:
         return None
     pairs = zip(change.each, subject_values(change.subject), strict=True)
     return Alert(
@@ -247,7 +223,7 @@ def opened_alert(change: BreakerChange) -> Alert | None:
         facts={
             "breaker": change.breaker,
             "subject": ", ".join(f"{name}={value or '(none)'}" for name, value in pairs),
-            "phase": change.to_phase,
+            "phase": change.after.value,
             "why": change.why,
             "who": change.who,
             "at_ms": change.at_ms,
@@ -255,3 +231,45 @@ def opened_alert(change: BreakerChange) -> Alert | None:
         about=change.breaker,
         subject=change.subject,
     )
+
+
+class AlertLedger(Protocol):
+    """What the ledger does about alerts. All time is the store's own."""
+
+    async def raise_alerts(self, alerts: Sequence[Alert]) -> bool:
+        """Write alerts that no other verb writes; False when all of them were there already.
+
+        Invariant 16: of those with one id only the first is an alert, whichever process writes it. Alerts about limits
+        are written by the very transaction that reaches the threshold.
+        """
+        ...
+
+    async def has_outbox_work(self, holder: str) -> bool:
+        """Whether `outbox_step` has something to do, and no other process is about it. Cheap enough to ask every second
+        in every process."""
+        ...
+
+    async def outbox_step(
+        self,
+        holder: str,
+        *,
+        lease_s: float,
+        routed: Sequence[Routed] = (),
+        claims: Sequence[Claim] = (),
+        ended: Sequence[Ended] = (),
+    ) -> OutboxWork | None:
+        """Take or renew the lease of the outbox, write what was decided or has happened, end the alerts that are over,
+        and learn what is to be done next; in one transaction.
+
+        None where another process has the lease: then only what `ended` is written. A message may be sent once its
+        claim has come back with work.
+        """
+        ...
+
+    async def alerts(self, since_ms: int) -> Sequence[StoredAlert]:
+        """Alerts since an instant with their deliveries, the oldest first."""
+        ...
+
+    async def channel_health(self) -> Sequence[ChannelHealth]:
+        """The channels that could not take what still waits for them."""
+        ...

@@ -155,7 +155,8 @@ class Batch:
                 self._books.attribution(known.label_set_id, known.fleeting), known.reserved_at_ms
             ).balances
             more = [(row, wider.of(row.unit) - known.held.of(row.unit)) for row in balances if row.exists]
-            if any(n > row.amount - row.settled - row.reserved for row, n in more if n and row.limit.is_enforced):
+            # Shadow balances have no ceiling. A window that is over stays as it ended, whatever was applied since.
+            if any(n > row.amount - row.settled - row.reserved for row, n in more if n and row.ceiling is not None):
                 return False
             for row, n in more:
                 row.reserved += n
@@ -186,11 +187,8 @@ class Batch:
     def record(self, operation: Record) -> Outcome:
         """See `Ledger.record`."""
         demand, books, reservation_id = operation.demand, self._books, operation.reservation_id
-        if reservation_id in self._open:
+        if reservation_id in self._open or reservation_id in self._ended:
             return self.settle(Settle(reservation_id, operation.charge))
-        known = self._ended.get(reservation_id)
-        if known is not None:
-            return known.late or known.closing
         at_ms = min(operation.at_ms, self._now_ms)
         attribution = books.attribution_of(demand.labels)
         lines = books.lines(attribution, at_ms)
@@ -204,7 +202,7 @@ class Batch:
                 row.exists = True
                 self._end(row, settled=settled_by(row.unit, ending.entry), reserved=0)
         for rate in lines.rates:
-            rate.tat_ns = rate.view().passed(self._now_ns)
+            rate.tat_ns = rate.view().passed(at_ms * NS_PER_MS)
             books.touch_rate(rate)
         ended = EndedReservation(ending.entry, at_ms, attribution.label_set_id, attribution.fleeting)
         self._ended[reservation_id] = ended

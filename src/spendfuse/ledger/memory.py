@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import assert_never
 
 from spendfuse.clock import Clock, SystemClock
+from spendfuse.core.breakers import Breaker, Counts
 from spendfuse.core.decisions import Admitted, Refused, decide
-from spendfuse.core.errors import LedgerError, LimitsOutdated, ReservationEnded, ReservationUnknown
+from spendfuse.core.errors import LedgerError, LimitsOutdated, LimitUnknown, ReservationEnded, ReservationUnknown
 from spendfuse.core.limits import Limit
 from spendfuse.core.quotes import Amounts
 from spendfuse.core.reservations import Entry, EntryKind, ReservationId, reservation_text
@@ -17,8 +18,11 @@ from spendfuse.core.subjects import hour_of, refuse_new_subjects, unseen_subject
 from spendfuse.core.windows import NS_PER_MS
 from spendfuse.ledger.alerts import ChannelHealth, StoredAlert
 from spendfuse.ledger.applied import END_IS_OVER, WITHOUT_LIMITS, AppliedLimits, wrong_subject
+from spendfuse.ledger.breakers import BreakerChange, BreakerOperation, BreakerStates
+from spendfuse.ledger.breaking import run_breakers, run_now
 from spendfuse.ledger.definitions import Override
 from spendfuse.ledger.endings import closed, expired, late, overrun_alert, raised_overrun, voided
+from spendfuse.ledger.memory_breakers import MemoryBreakers, baseline, breaker_changes, breaker_states
 from spendfuse.ledger.memory_store import MemoryStore, Reservation
 from spendfuse.ledger.operations import (
     AddKey,
@@ -129,16 +133,31 @@ class MemoryEngine:
         """See `Engine`."""
         return self._store.spent_now(self._now_ms())
 
+    async def breakers(self) -> BreakerStates:
+        """See `Engine`."""
+        return breaker_states(self._store, self._now_ms())
+
+    async def breaker_changes(self, *, after: int, newest: int | None) -> Sequence[BreakerChange]:
+        """See `Engine`."""
+        return breaker_changes(self._store, after=after, newest=newest)
+
+    async def baseline(self, breaker: Breaker) -> Mapping[str, Counts]:
+        """See `Engine`."""
+        return baseline(self._store, breaker, self._now_ms())
+
     async def revisions(self) -> Mapping[Topic, int]:
         """See `Engine`."""
         return {topic: self._store.revisions[topic] for topic in Topic}
 
     async def close(self) -> None:
         """See `Engine`."""
-        self._store.owners.discard(self.owner_id)
-        self._expire_due()
+        if self.owner_id:
+            self._store.owners.discard(self.owner_id)
+            self._expire()
 
     def _run(self, operation: Operation) -> Outcome:
+        if isinstance(operation, BreakerOperation):
+            return run_now(run_breakers(MemoryBreakers(self._store), operation, self._now_ms()))
         match operation:
             case Reserve():
                 return self._reserve(operation)
@@ -196,7 +215,7 @@ class MemoryEngine:
             quote=demand.quote,
             caps=demand.caps,
             fit=demand.fit,
-            balances=[store.balance(limit, subject, now_ms) for limit, subject in matching if not limit.is_rate],
+            balances=store.balances(matching, now_ms),
             rates=rates,
             now_ns=now_ns,
         )
@@ -235,10 +254,10 @@ class MemoryEngine:
                 max(known.held.input_tokens, quoted.input_tokens),
                 max(known.held.output_tokens, quoted.output_tokens),
             )
-            for limit, subject in self._store.limits.matching(known.labels):
-                more = wider.of(limit.unit) - known.held.of(limit.unit)
-                is_counted = limit.is_enforced and not limit.is_rate
-                if more and is_counted and more > self._store.balance(limit, subject, known.reserved_at_ms).free:
+            matching = self._store.limits.matching(known.labels)
+            for balance in self._store.balances(matching, known.reserved_at_ms):
+                more = wider.of(balance.limit.unit) - known.held.of(balance.limit.unit)
+                if more and balance.limit.is_enforced and more > balance.free:
                     return False
             known.cap, known.held = operation.cap, wider
         known.deadline_ms = self._now_ms() + int(operation.deadline_s * 1_000)
@@ -290,25 +309,22 @@ class MemoryEngine:
         return known.endings[0].entry
 
     def _record(self, operation: Record) -> Entry:
-        demand, store, now_ns = operation.demand, self._store, self._clock.now_ns()
-        known = store.reservations.get(demand.reservation_id)
-        if known is not None and known.endings:
-            return known.endings[-1].entry
-        if known is not None:
+        demand, store = operation.demand, self._store
+        if demand.reservation_id in store.reservations:
             outcome = self._settle(Settle(demand.reservation_id, operation.charge))
             assert isinstance(outcome, Entry)
             return outcome
-        at_ms = min(operation.at_ms, now_ns // NS_PER_MS)
+        at_ms = min(operation.at_ms, self._now_ms())
         held = demand.quote.at(demand.caps.wanted)
         ending = closed(demand.reservation_id, EntryKind.SETTLED, operation.charge, held)
         for limit, subject in store.limits.matching(demand.labels):
             store.seen.add((limit.each, subject))
             if limit.is_rate:
-                store.tats_ns[limit.identity, subject] = store.rate(limit, subject).passed(now_ns)
+                store.tats_ns[limit.identity, subject] = store.rate(limit, subject).passed(at_ms * NS_PER_MS)
         store.reservations[demand.reservation_id] = recorded = Reservation(
             self.owner_id, demand.labels, at_ms, at_ms, demand.caps.wanted, held, [ending]
         )
-        store.note_thresholds(recorded, now_ns // NS_PER_MS)
+        store.note_thresholds(recorded, self._now_ms())
         if ending.entry.overrun_cost:
             self._note_overrun(recorded, ending.entry)
         return ending.entry
@@ -319,6 +335,11 @@ class MemoryEngine:
             if override.until_ms is not None and override.until_ms <= now_ms:
                 del self._store.overrides[key]
         self._store.end_raised_spent()
+        self._store.note_rules(now_ms)
+        return self._expire()
+
+    def _expire(self) -> tuple[Entry, ...]:
+        now_ms = self._now_ms()
         entries: list[Entry] = []
         for number, one in sorted(self._store.reservations.items()):
             if not one.endings and (one.deadline_ms <= now_ms or one.owner_id not in self._store.owners):
@@ -333,7 +354,7 @@ class MemoryEngine:
     def _set_amount(self, operation: SetAmount) -> LedgerError | None:
         limit = next((one for one in self._store.limits.limits if one.name == operation.limit_name), None)
         if limit is None:
-            return LedgerError(f"no limit in force is named {operation.limit_name!r}")
+            return LimitUnknown(f"no limit in force is named {operation.limit_name!r}")
         if (wrong := wrong_subject(limit, operation.subject)) is not None:
             return wrong
         if operation.until_ms is not None and operation.until_ms <= self._now_ms():
@@ -344,6 +365,7 @@ class MemoryEngine:
             self._store.overrides[key] = Override(operation.amount, operation.until_ms)
             self._store.seen.add((limit.each, operation.subject))
         self._store.end_raised_spent()
+        self._store.note_rules(self._now_ms())
         return None
 
     def _apply(self, operation: ApplyLimits) -> LedgerError | None:

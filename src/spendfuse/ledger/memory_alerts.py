@@ -44,13 +44,13 @@ class MemoryOutbox:
         return bool(new)
 
     def has_work(self, holder: str, now_ms: int, why_over: WhyOver) -> bool:
-        """See `Ledger.has_outbox_work`."""
+        """See `AlertLedger.has_outbox_work`."""
         may_hold = self.holder == holder or self.lease_until_ms <= now_ms
         is_over = any(_resolution(one, now_ms, why_over) for one in self.alerts.values())
         return may_hold and bool(self.unrouted or is_over or self._due(now_ms))
 
     def step(self, operation: OutboxStep, now_ms: int, why_over: WhyOver) -> OutboxWork | None:
-        """See `Ledger.outbox_step`."""
+        """See `AlertLedger.outbox_step`."""
         for ended in operation.ended:
             self._end(ended, now_ms)
         if self.holder != operation.holder and self.lease_until_ms > now_ms:
@@ -78,12 +78,12 @@ class MemoryOutbox:
         return self._work(now_ms)
 
     def listed(self, since_ms: int) -> list[StoredAlert]:
-        """See `Ledger.alerts`."""
+        """See `AlertLedger.alerts`."""
         found = [one for one in self.alerts.values() if one.raised_at_ms >= since_ms]
         return [replace(one, deliveries=self._deliveries_of(one.number)) for one in found]
 
     def health(self, now_ms: int) -> list[ChannelHealth]:
-        """See `Ledger.channel_health`."""
+        """See `AlertLedger.channel_health`."""
         by_channel: dict[str, list[Delivery]] = {}
         for one in self.deliveries.values():
             is_given_up = one.fate is Fate.FAILED and (one.ended_at_ms or 0) >= now_ms - GIVEN_UP_SHOWN_MS

@@ -17,6 +17,7 @@ from spendfuse.core.thresholds import shares_reached, spent_alert, threshold_ale
 from spendfuse.core.windows import NS_PER_MS, Window
 from spendfuse.ledger.alerts import Resolution
 from spendfuse.ledger.applied import AppliedLimits, window_of
+from spendfuse.ledger.breakers import BreakerChange, BreakerLine, CountRow, Key
 from spendfuse.ledger.definitions import Override
 from spendfuse.ledger.endings import Ending, settled_by
 from spendfuse.ledger.lines import balance_line, rate_line
@@ -36,6 +37,15 @@ class Reservation:
     cap: int
     held: Amounts
     endings: list[Ending] = field(default_factory=list[Ending])
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """The limits by identity, and the overrides, from an instant on."""
+
+    since_ms: int
+    limits: Mapping[str, Limit]
+    overrides: Mapping[tuple[str, str], Override]
 
 
 @dataclass(slots=True)
@@ -60,6 +70,13 @@ class MemoryStore:
     owners_ever: int = 0
     spent: dict[tuple[str, str, int], SpentLine] = field(default_factory=dict[tuple[str, str, int], SpentLine])
     """By a limit's identity, subject and window."""
+    breaker_lines: dict[Key, BreakerLine] = field(default_factory=dict[Key, BreakerLine])
+    breaker_rows: list[CountRow] = field(default_factory=list[CountRow])
+    breaker_changes: list[BreakerChange] = field(default_factory=list[BreakerChange])
+    active_since_ms: dict[str, int] = field(default_factory=dict[str, int])
+    """When each limit in force came into force, by identity."""
+    rules: list[_Rules] = field(default_factory=list[_Rules])
+    """Those that hold now, behind all that held before."""
 
     def apply(self, limits: AppliedLimits, now_ms: int) -> None:
         """Make these limits the ones that rule."""
@@ -69,8 +86,10 @@ class MemoryStore:
             if identity not in wanted & before:
                 del self.tats_ns[identity, subject]
         self.limits = limits
+        self.note_rules(now_ms)
         for limit in limits.limits:
             if limit.identity not in before:
+                self.active_since_ms[limit.identity] = now_ms
                 self.seen.update((limit.each, subject) for subject in self._known_subjects(limit, now_ms))
         self.end_raised_spent()
 
@@ -83,7 +102,8 @@ class MemoryStore:
             if limit and window:
                 key = (limit.identity, note.subject, window.number)
                 self.spent.setdefault(key, SpentLine(limit, note.subject, note.amount, now_ms, window.ends_at_ms))
-                settled = self.balance(limit, note.subject, now_ms).settled
+                balance = self._balance(limit, note.subject, now_ms)
+                settled = 0 if balance is None else balance.settled
                 alert = spent_alert(limit, note.subject, window, amount=note.amount, settled=settled)
                 self.outbox.insert([] if alert is None else [alert], now_ms)
         return len(self.spent) > known
@@ -106,11 +126,15 @@ class MemoryStore:
                 del self.spent[key]
                 self.revisions[Topic.SPENT] += 1
 
-    def balance(self, limit: Limit, subject: str, at_ms: int) -> Balance:
-        """A balance in the window of an instant."""
-        window = window_of(limit, at_ms)
-        settled, reserved = self._fold(limit, window).get(subject, (0, 0))
-        return Balance(limit, subject, self._amount(limit, subject), settled, reserved, window.ends_at_ms)
+    def note_rules(self, now_ms: int) -> None:
+        """Limits or overrides have changed."""
+        limits = {limit.identity: limit for limit in self.limits.limits}
+        self.rules.append(_Rules(now_ms, limits, dict(self.overrides)))
+
+    def balances(self, matching: Iterable[tuple[Limit, str]], at_ms: int) -> list[Balance]:
+        """Those that a call of an instant touches."""
+        found = [self._balance(limit, subject, at_ms) for limit, subject in matching if not limit.is_rate]
+        return [balance for balance in found if balance is not None]
 
     def rate(self, limit: Limit, subject: str) -> RateState:
         """A rate as it stands."""
@@ -187,7 +211,9 @@ class MemoryStore:
             window = window_of(limit, one.reserved_at_ms)
             if limit.is_rate or not window.holds(now_ms):
                 continue
-            balance = self.balance(limit, subject, one.reserved_at_ms)
+            balance = self._balance(limit, subject, one.reserved_at_ms)
+            if balance is None:
+                continue
             amount, settled = balance.amount, balance.settled
             reached = shares_reached(limit, amount=amount, settled=settled)
             self.outbox.insert(
@@ -209,6 +235,21 @@ class MemoryStore:
             return Resolution.GONE
         is_raised = alert.amount is not None and self._amount(limit, alert.subject) > alert.amount
         return Resolution.RAISED if is_raised else None
+
+    def _balance(self, limit: Limit, subject: str, at_ms: int) -> Balance | None:
+        """A balance in the window of an instant; one that is over keeps the rules by which it ended.
+
+        None for a window that was over before its limit came into force: nothing is counted in it.
+        """
+        window = window_of(limit, at_ms)
+        ends_at_ms = window.ends_at_ms
+        if ends_at_ms is not None and ends_at_ms <= self.active_since_ms[limit.identity]:
+            return None
+        rules = next(one for one in reversed(self.rules) if ends_at_ms is None or one.since_ms < ends_at_ms)
+        then, override = rules.limits[limit.identity], rules.overrides.get((limit.identity, subject))
+        settled, reserved = self._fold(limit, window).get(subject, (0, 0))
+        amount = then.amount if override is None else override.amount
+        return Balance(then, subject, amount, settled, reserved, ends_at_ms)
 
     def _amount(self, limit: Limit, subject: str) -> int:
         override = self.overrides.get((limit.identity, subject))

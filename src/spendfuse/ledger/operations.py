@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from spendfuse.core.alerts import Alert
+from spendfuse.core.breakers import Breaker, Counts
 from spendfuse.core.decisions import Admitted, Refused
 from spendfuse.core.errors import LedgerError
 from spendfuse.core.limits import Limit
@@ -16,6 +17,7 @@ from spendfuse.core.quotes import Quote
 from spendfuse.core.reservations import Charge, Entry, ReservationId
 from spendfuse.ledger.alerts import ChannelHealth, Claim, Ended, OutboxWork, Routed, StoredAlert
 from spendfuse.ledger.applied import AppliedLimits
+from spendfuse.ledger.breakers import BreakerChange, BreakerOperation, BreakerStates
 from spendfuse.ledger.spent import NoteSpent, SpentLine
 from spendfuse.ledger.store import (
     BalanceLine,
@@ -146,14 +148,14 @@ class ClearOverrun:
 
 @dataclass(frozen=True, slots=True)
 class RaiseAlerts:
-    """See `Ledger.raise_alerts`; the outcome is a bool."""
+    """See `AlertLedger.raise_alerts`; the outcome is a bool."""
 
     alerts: tuple[Alert, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class OutboxStep:
-    """See `Ledger.outbox_step`; the outcome is `OutboxWork`, or None where another process has the lease."""
+    """See `AlertLedger.outbox_step`; the outcome is `OutboxWork`, or None where another process has the lease."""
 
     holder: str
     lease_ms: int
@@ -178,8 +180,20 @@ Operation = (
     | Upkeep
     | Repair
     | NoteSpent
+    | BreakerOperation
 )
-Outcome = Admitted | Refused | Entry | tuple[Entry, ...] | tuple[Mismatch, ...] | OutboxWork | bool | LedgerError | None
+Outcome = (
+    Admitted
+    | Refused
+    | Entry
+    | tuple[Entry, ...]
+    | tuple[Mismatch, ...]
+    | OutboxWork
+    | bool
+    | BreakerStates
+    | LedgerError
+    | None
+)
 """What became of one operation. An error is a value here: it is that of one operation, not of its batch."""
 
 
@@ -231,19 +245,31 @@ class Engine(Protocol):
         ...
 
     async def has_outbox_work(self, holder: str) -> bool:
-        """See `Ledger.has_outbox_work`."""
+        """See `AlertLedger.has_outbox_work`."""
         ...
 
     async def alerts(self, since_ms: int) -> Sequence[StoredAlert]:
-        """See `Ledger.alerts`."""
+        """See `AlertLedger.alerts`."""
         ...
 
     async def channel_health(self) -> Sequence[ChannelHealth]:
-        """See `Ledger.channel_health`."""
+        """See `AlertLedger.channel_health`."""
         ...
 
     async def spent(self) -> Sequence[SpentLine]:
         """See `Ledger.spent`."""
+        ...
+
+    async def breakers(self) -> BreakerStates:
+        """See `BreakerLedger.breakers`."""
+        ...
+
+    async def breaker_changes(self, *, after: int, newest: int | None) -> Sequence[BreakerChange]:
+        """See `BreakerLedger.breaker_changes`."""
+        ...
+
+    async def baseline(self, breaker: Breaker) -> Mapping[str, Counts]:
+        """See `BreakerLedger.baseline`."""
         ...
 
     async def revisions(self) -> Mapping[Topic, int]:

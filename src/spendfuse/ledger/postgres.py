@@ -8,10 +8,12 @@ import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from spendfuse.clock import Clock
+from spendfuse.core.breakers import Breaker, Counts
 from spendfuse.core.limits import Limit
 from spendfuse.ledger.alerts import ChannelHealth, StoredAlert
 from spendfuse.ledger.applied import AppliedLimits
 from spendfuse.ledger.batching import STORE_TIMEOUT_S
+from spendfuse.ledger.breakers import BreakerChange, BreakerStates
 from spendfuse.ledger.operations import Operation, Outcome
 from spendfuse.ledger.postgres_connection import PostgresConnection, connect, migrate, unavailable
 from spendfuse.ledger.postgres_reader import PostgresReader
@@ -151,6 +153,20 @@ class PostgresEngine:
         """See `Engine`."""
         async with self._writing():
             return await self._writer.spent()
+
+    async def breakers(self) -> BreakerStates:
+        """See `Engine`."""
+        async with self._writing():
+            return await self._writer.breakers()
+
+    async def breaker_changes(self, *, after: int, newest: int | None) -> Sequence[BreakerChange]:
+        """See `Engine`."""
+        async with self._writing():
+            return await self._writer.breaker_changes(after=after, newest=newest)
+
+    async def baseline(self, breaker: Breaker) -> Mapping[str, Counts]:
+        """See `Engine`."""
+        return await self._reader.baseline(breaker)
 
     async def revisions(self) -> Mapping[Topic, int]:
         """See `Engine`."""

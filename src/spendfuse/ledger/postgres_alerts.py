@@ -6,6 +6,7 @@ Every step of the outbox runs alone with the store. What is written by a batch t
 from collections.abc import Sequence
 
 from spendfuse.core.alerts import Alert
+from spendfuse.core.breakers import Phase
 from spendfuse.ledger.alerts import (
     ALERTS_KEPT_MS,
     BIT,
@@ -20,7 +21,6 @@ from spendfuse.ledger.alerts import (
     Routed,
     StoredAlert,
     alert_row,
-    breaker_change,
     due_of,
     opened_alert,
     sent_of,
@@ -28,6 +28,7 @@ from spendfuse.ledger.alerts import (
     unrouted_of,
     with_deliveries,
 )
+from spendfuse.ledger.breaker_rows import change_of
 from spendfuse.ledger.operations import OutboxStep
 from spendfuse.ledger.postgres_connection import PostgresConnection
 from spendfuse.ledger.statements import sql
@@ -42,7 +43,7 @@ _RESOLVE_GONE_ALERTS = sql("postgres", "resolve_gone_alerts")
 _RESOLVE_RAISED_ALERTS = sql("postgres", "resolve_raised_alerts")
 _RESOLVE_CLEARED_ALERTS = sql("postgres", "resolve_cleared_alerts")
 _RESOLVE_BREAKER_ALERTS = sql("postgres", "resolve_breaker_alerts")
-_SELECT_BREAKER_CHANGES = sql("postgres", "select_breaker_changes")
+_SELECT_BREAKER_CHANGES = sql("postgres", "select_new_breaker_changes")
 _DELETE_OLD_ALERTS = sql("postgres", "delete_old_alerts")
 _DELETE_OLD_DELIVERIES = sql("postgres", "delete_old_deliveries")
 _UPDATE_ROUTED = sql("postgres", "update_routed")
@@ -67,7 +68,7 @@ async def insert_alerts(connection: PostgresConnection, alerts: Sequence[Alert],
 
 
 async def outbox_step(connection: PostgresConnection, operation: OutboxStep, now_ms: int) -> OutboxWork | None:
-    """See `Ledger.outbox_step`."""
+    """See `AlertLedger.outbox_step`."""
     # How a message ended stays true whoever holds the lease now.
     for ended in operation.ended:
         await _end(connection, ended, now_ms)
@@ -88,19 +89,19 @@ async def outbox_step(connection: PostgresConnection, operation: OutboxStep, now
 
 
 async def has_outbox_work(connection: PostgresConnection, holder: str, now_ms: int) -> bool:
-    """See `Ledger.has_outbox_work`."""
+    """See `AlertLedger.has_outbox_work`."""
     row = await connection.row(_SELECT_OUTBOX_PULSE, now_ms, holder)
     return row is not None and all(row)
 
 
 async def read_alerts(connection: PostgresConnection, since_ms: int) -> list[StoredAlert]:
-    """See `Ledger.alerts`."""
+    """See `AlertLedger.alerts`."""
     alerts = [stored_alert(row) for row in await connection.rows(_SELECT_ALERTS, since_ms)]
     return with_deliveries(alerts, await connection.rows(_SELECT_DELIVERIES, since_ms))
 
 
 async def read_channel_health(connection: PostgresConnection, now_ms: int) -> list[ChannelHealth]:
-    """See `Ledger.channel_health`."""
+    """See `AlertLedger.channel_health`."""
     return [ChannelHealth(*row) for row in await connection.rows(_SELECT_CHANNEL_HEALTH, now_ms - GIVEN_UP_SHOWN_MS)]
 
 
@@ -114,9 +115,9 @@ async def _follow(connection: PostgresConnection, limits: int, overruns: int, ch
     if revisions["overruns"] != overruns:
         await connection.change(_RESOLVE_CLEARED_ALERTS, now_ms)
     changes = await connection.rows(_SELECT_BREAKER_CHANGES, change_no, DUE_MAX)
-    for change in map(breaker_change, changes):
+    for change in map(change_of, changes):
         change_no = change.number
-        if change.has_closed:
+        if change.after is Phase.CLOSED:
             await connection.change(_RESOLVE_BREAKER_ALERTS, now_ms, change.breaker, change.subject)
         alert = opened_alert(change)
         if alert is not None:

@@ -14,6 +14,7 @@ from spendfuse.core.windows import Window
 from spendfuse.ledger.applied import AppliedLimits, window_of
 from spendfuse.ledger.definitions import Override, StoredLimit, limit_from_text, limit_text
 from spendfuse.ledger.folding import Sum, fits_rollup, fold, sums
+from spendfuse.ledger.operations import SetAmount
 from spendfuse.ledger.postgres_connection import PostgresConnection
 from spendfuse.ledger.statements import sql
 
@@ -33,6 +34,8 @@ _UPDATE_ENFORCEMENT = sql("postgres", "update_enforcement")
 _SELECT_OVERRIDES = sql("postgres", "select_overrides")
 _UPSERT_OVERRIDE = sql("postgres", "upsert_override")
 _DELETE_OVERRIDE = sql("postgres", "delete_override")
+_HAS_ENDED_OVERRIDES = sql("postgres", "has_ended_overrides")
+_DELETE_ENDED_OVERRIDES = sql("postgres", "delete_ended_overrides")
 _INSERT_BALANCES = sql("postgres", "insert_balances")
 _INSERT_SEEN_SUBJECTS = sql("postgres", "insert_seen_subjects")
 _GROW_REVISION = sql("postgres", "grow_revision")
@@ -62,7 +65,7 @@ async def limits_in_force(connection: PostgresConnection) -> list[StoredLimit]:
 async def overrides(connection: PostgresConnection) -> dict[tuple[int, str], Override]:
     """The amounts that beat the config's, by limit number and subject."""
     rows = await connection.rows(_SELECT_OVERRIDES)
-    return {(limit_id, subject): Override(amount) for limit_id, subject, amount in rows}
+    return {(limit_id, subject): Override(amount, until_ms) for limit_id, subject, amount, until_ms in rows}
 
 
 async def label_sets(connection: PostgresConnection) -> dict[int, Labels]:
@@ -84,19 +87,35 @@ async def apply_limits(connection: PostgresConnection, applied: AppliedLimits, n
     await connection.change(_GROW_REVISION, "limits")
 
 
-async def set_amount(
-    connection: PostgresConnection, stored: StoredLimit, subject: str, *, amount: int | None, now_ms: int
-) -> None:
+async def set_amount(connection: PostgresConnection, stored: StoredLimit, operation: SetAmount, now_ms: int) -> None:
     """See `Ledger.set_amount`; within the caller's transaction, alone with the store."""
-    limit, limit_id = stored.limit, stored.limit_id
+    limit, limit_id, subject, amount = stored.limit, stored.limit_id, operation.subject, operation.amount
     if amount is None:
         await connection.change(_DELETE_OVERRIDE, limit_id, subject)
+        amount = limit.amount
     else:
-        await connection.change(_UPSERT_OVERRIDE, limit_id, subject, amount)
+        await connection.change(_UPSERT_OVERRIDE, limit_id, subject, amount, operation.until_ms)
         await _note_subjects(connection, {(limit.each, subject)})
-    amount = limit.amount if amount is None else amount
     await _update_amounts(connection, limit, limit_id, amount=amount, subject=subject, now_ms=now_ms)
     await connection.change(_GROW_REVISION, "limits")
+
+
+async def has_ended_amounts(connection: PostgresConnection, clock_ms: int | None) -> bool:
+    """Whether some amount's end has come, so that `end_amounts` is due. `clock_ms` overrules the store's clock."""
+    found: bool = await connection.only(_HAS_ENDED_OVERRIDES, clock_ms)
+    return found
+
+
+async def end_amounts(connection: PostgresConnection, now_ms: int) -> None:
+    """Take back the amounts whose end has come; within the caller's transaction, alone with the store."""
+    ended = await connection.rows(_DELETE_ENDED_OVERRIDES, now_ms)
+    limits = {stored.limit_id: stored.limit for stored in await limits_in_force(connection)}
+    for limit_id, subject in ended:
+        # A limit that is out of force has no balances.
+        if (limit := limits.get(limit_id)) is not None:
+            await _update_amounts(connection, limit, limit_id, amount=limit.amount, subject=subject, now_ms=now_ms)
+    if ended:
+        await connection.change(_GROW_REVISION, "limits")
 
 
 async def _update_amounts(

@@ -6,8 +6,10 @@ Within the transaction of the batch they came in, in which `lock_store` was call
 import json
 from typing import assert_never
 
-from spendfuse.core.errors import LedgerError
-from spendfuse.ledger.applied import WITHOUT_LIMITS, wrong_subject
+from spendfuse.core.errors import LedgerError, LimitUnknown
+from spendfuse.ledger.applied import END_IS_OVER, WITHOUT_LIMITS, wrong_subject
+from spendfuse.ledger.breakers import BreakerOperation
+from spendfuse.ledger.breaking import run_breakers
 from spendfuse.ledger.operations import (
     AddKey,
     ApplyLimits,
@@ -22,6 +24,7 @@ from spendfuse.ledger.operations import (
 )
 from spendfuse.ledger.postgres_alerts import insert_alerts, outbox_step
 from spendfuse.ledger.postgres_books import PostgresBooks
+from spendfuse.ledger.postgres_breakers import PostgresBreakers
 from spendfuse.ledger.postgres_connection import PostgresConnection
 from spendfuse.ledger.postgres_limits import apply_limits, set_amount
 from spendfuse.ledger.postgres_spent import note_spent
@@ -31,7 +34,17 @@ from spendfuse.ledger.statements import sql
 from spendfuse.ledger.store import KeyRecord, Topic
 
 RareOperation = (
-    SetAmount | ApplyLimits | AddKey | RevokeKey | ClearOverrun | RaiseAlerts | OutboxStep | Upkeep | Repair | NoteSpent
+    SetAmount
+    | ApplyLimits
+    | AddKey
+    | RevokeKey
+    | ClearOverrun
+    | RaiseAlerts
+    | OutboxStep
+    | Upkeep
+    | Repair
+    | NoteSpent
+    | BreakerOperation
 )
 
 _SELECT_TAKEN_KEYS = sql("postgres", "select_taken_keys")
@@ -45,6 +58,8 @@ async def run_rare(
     connection: PostgresConnection, books: PostgresBooks, operation: RareOperation, *, now_ms: int, is_repeated: bool
 ) -> Outcome:
     """Run one of them. `is_repeated` when a commit of it was tried before, with unknown success."""
+    if isinstance(operation, BreakerOperation):
+        return await run_breakers(PostgresBreakers(connection), operation, now_ms, is_repeated=is_repeated)
     match operation:
         case SetAmount():
             return await _set_amount(connection, books, operation, now_ms)
@@ -89,10 +104,12 @@ async def _set_amount(
     await books.reload(connection)
     stored = books.stored_limit(operation.limit_name)
     if stored is None:
-        return LedgerError(f"no limit in force is named {operation.limit_name!r}")
+        return LimitUnknown(f"no limit in force is named {operation.limit_name!r}")
     if (wrong := wrong_subject(stored.limit, operation.subject)) is not None:
         return wrong
-    await set_amount(connection, stored, operation.subject, amount=operation.amount, now_ms=now_ms)
+    if operation.until_ms is not None and operation.until_ms <= now_ms:
+        return END_IS_OVER
+    await set_amount(connection, stored, operation, now_ms)
     return None
 
 

@@ -6,14 +6,16 @@ connection is made when the first of them is asked for: a process that never rep
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
 from spendfuse.clock import Clock
+from spendfuse.core.breakers import Breaker, Counts
 from spendfuse.core.limits import Limit
 from spendfuse.core.money import AMOUNT_MAX
 from spendfuse.core.windows import NS_PER_MS, Window
 from spendfuse.ledger.alerts import ChannelHealth, StoredAlert
 from spendfuse.ledger.applied import window_of
+from spendfuse.ledger.baselines import Spent, baseline_of, baseline_spans, spent_of
 from spendfuse.ledger.definitions import Override, StoredLimit
 from spendfuse.ledger.folding import SumRow, mismatches, settled_by_limit, spend_parts, spend_rows, sums
 from spendfuse.ledger.lines import always_shown, balance_line, rate_line
@@ -96,18 +98,31 @@ class PostgresReader:
         """See `Ledger.refusals`."""
         async with self._snapshot() as connection:
             rows = await connection.rows(_SELECT_REFUSALS, since_ms, until_ms)
-            return [RefusalCount(*labels, int(count)) for *labels, count in rows]
+            return [
+                RefusalCount(code, limit_name, feature, user, int(count))
+                for code, limit_name, feature, user, count in rows
+            ]
 
     async def alerts(self, since_ms: int) -> list[StoredAlert]:
-        """See `Ledger.alerts`."""
+        """See `AlertLedger.alerts`."""
         async with self._snapshot() as connection:
             return await read_alerts(connection, since_ms)
 
     async def channel_health(self) -> list[ChannelHealth]:
-        """See `Ledger.channel_health`."""
+        """See `AlertLedger.channel_health`."""
         async with self._snapshot() as connection:
             now_ns = await connection.only(_SELECT_CLOCK) if self._clock is None else self._clock.now_ns()
             return await read_channel_health(connection, now_ns // NS_PER_MS)
+
+    async def baseline(self, breaker: Breaker) -> dict[str, Counts]:
+        """See `BreakerLedger.baseline`."""
+        async with self._snapshot() as connection:
+            now_ns = await connection.only(_SELECT_CLOCK) if self._clock is None else self._clock.now_ns()
+            labels, spans = await label_sets(connection), list[Iterable[Spent]]()
+            for from_ms, until_ms in baseline_spans(breaker, now_ns // NS_PER_MS):
+                rows = await connection.rows(_FOLD_SPEND, from_ms, until_ms)
+                spans.append(spent_of(rows, labels))  # type: ignore[arg-type]
+            return baseline_of(breaker, spans, now_ns // NS_PER_MS)
 
     @contextlib.asynccontextmanager
     async def _snapshot(self) -> AsyncGenerator[PostgresConnection]:

@@ -21,6 +21,7 @@ from spendfuse.core.reservations import ReservationId
 from spendfuse.core.subjects import hour_of
 from spendfuse.core.windows import MS_PER_S, NS_PER_MS
 from spendfuse.ledger.applied import WITHOUT_LIMITS, AppliedLimits
+from spendfuse.ledger.breakers import BreakerChange, BreakerStates
 from spendfuse.ledger.operations import (
     CountRefusals,
     ExpireDue,
@@ -35,8 +36,9 @@ from spendfuse.ledger.operations import (
 from spendfuse.ledger.postgres_alerts import has_outbox_work
 from spendfuse.ledger.postgres_batch import Locking, PostgresBatch
 from spendfuse.ledger.postgres_books import PostgresBooks
+from spendfuse.ledger.postgres_breakers import breaker_changes, breaker_states
 from spendfuse.ledger.postgres_connection import ConnectionLost, PostgresConnection, StartAgain
-from spendfuse.ledger.postgres_limits import apply_limits, lock_store
+from spendfuse.ledger.postgres_limits import apply_limits, end_amounts, has_ended_amounts, lock_store
 from spendfuse.ledger.postgres_rare import RareOperation, run_rare
 from spendfuse.ledger.postgres_spent import spent_now
 from spendfuse.ledger.spent import SpentLine
@@ -139,7 +141,7 @@ class PostgresWriter:
         return [TargetOverrun(*row) for row in rows]
 
     async def has_outbox_work(self, holder: str) -> bool:
-        """See `Ledger.has_outbox_work`."""
+        """See `AlertLedger.has_outbox_work`."""
 
         async def ask(connection: PostgresConnection) -> bool:
             return await has_outbox_work(connection, holder, await self._read_time(connection) // NS_PER_MS)
@@ -153,6 +155,18 @@ class PostgresWriter:
             return await spent_now(connection, await self._read_time(connection) // NS_PER_MS)
 
         return await self._again_and_again(read)
+
+    async def breakers(self) -> BreakerStates:
+        """See `BreakerLedger.breakers`."""
+
+        async def read(connection: PostgresConnection) -> BreakerStates:
+            return await breaker_states(connection, await self._read_time(connection) // NS_PER_MS)
+
+        return await self._again_and_again(read)
+
+    async def breaker_changes(self, *, after: int, newest: int | None) -> list[BreakerChange]:
+        """See `BreakerLedger.breaker_changes`."""
+        return await self._again_and_again(lambda connection: breaker_changes(connection, after=after, newest=newest))
 
     async def revisions(self) -> dict[Topic, int]:
         """See `Ledger.revisions`."""
@@ -259,12 +273,25 @@ class PostgresWriter:
     ) -> tuple[list[Outcome], list[PostgresBatch]]:
         """Run operations in a transaction, up to its commit."""
         await connection.run("BEGIN")
-        looks_after_owners = any(isinstance(one, ExpireDue) for one in operations)
-        has_dead_owners = looks_after_owners and await connection.only(_HAS_DEAD_OWNERS, self.owner_id)
-        if has_dead_owners or any(isinstance(one, RareOperation) for one in operations):
+        expires = any(isinstance(one, ExpireDue) for one in operations)
+        has_dead_owners = expires and await connection.only(_HAS_DEAD_OWNERS, self.owner_id)
+        has_ended = expires and await has_ended_amounts(connection, self._clock_ms())
+        if has_dead_owners or has_ended or any(isinstance(one, RareOperation) for one in operations):
             await lock_store(connection)
         if has_dead_owners:
             await connection.change(_DELETE_DEAD_OWNERS, self.owner_id)
+        before = next(place for place, one in enumerate(operations) if isinstance(one, ExpireDue)) if has_ended else 0
+        outcomes, batches = await self._run_in_order(connection, operations[:before], is_repeated=is_repeated)
+        if has_ended:
+            await end_amounts(connection, await self._read_time(connection) // NS_PER_MS)
+        others, more = await self._run_in_order(connection, operations[before:], is_repeated=is_repeated)
+        if expires:
+            await self._keep_house(connection)
+        return [*outcomes, *others], [*batches, *more]
+
+    async def _run_in_order(
+        self, connection: PostgresConnection, operations: Sequence[Operation], *, is_repeated: bool
+    ) -> tuple[list[Outcome], list[PostgresBatch]]:
         outcomes: list[Outcome] = []
         batches: list[PostgresBatch] = []
         # Only alone with the store are there rare ones between, and rows locked more than once.
@@ -277,8 +304,6 @@ class PostgresWriter:
             batches.append(batch)
             outcomes += [self._execute(batch, one) for one in several]
             await batch.write(connection)
-        if looks_after_owners:
-            await self._keep_house(connection)
         return outcomes, batches
 
     async def _run_rare(self, connection: PostgresConnection, operation: Operation, *, is_repeated: bool) -> Outcome:
@@ -326,6 +351,9 @@ class PostgresWriter:
             await connection.change(_DELETE_IDLE_RATES, now_ns)
             await connection.change(_DELETE_OPENED_SUBJECTS, hour_of(now_ns // NS_PER_MS))
             self._purge_at_s = now_s + PURGE_INTERVAL_S
+
+    def _clock_ms(self) -> int | None:
+        return None if self._clock is None else self._clock.now_ns() // NS_PER_MS
 
     async def _read_time(self, connection: PostgresConnection) -> int:
         if self._clock is not None:

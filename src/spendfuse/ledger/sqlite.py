@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from spendfuse.clock import Clock, SystemClock
+from spendfuse.core.breakers import Breaker, Counts
 from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.core.limits import Limit
 from spendfuse.ledger.alerts import ChannelHealth, StoredAlert
 from spendfuse.ledger.applied import AppliedLimits
 from spendfuse.ledger.batching import STORE_TIMEOUT_S
+from spendfuse.ledger.breakers import BreakerChange, BreakerStates
 from spendfuse.ledger.operations import Operation, Outcome
 from spendfuse.ledger.spent import SpentLine
 from spendfuse.ledger.sqlite_reader import SqliteReader
@@ -134,6 +136,18 @@ class SqliteEngine:
     async def spent(self) -> Sequence[SpentLine]:
         """See `Engine`."""
         return await self._reading.submit(self._reader.spent)
+
+    async def breakers(self) -> BreakerStates:
+        """See `Engine`."""
+        return await self._reading.submit(self._reader.breakers)
+
+    async def breaker_changes(self, *, after: int, newest: int | None) -> Sequence[BreakerChange]:
+        """See `Engine`."""
+        return await self._reading.submit(lambda: self._reader.breaker_changes(after=after, newest=newest))
+
+    async def baseline(self, breaker: Breaker) -> Mapping[str, Counts]:
+        """See `Engine`."""
+        return await self._reading.submit(lambda: self._reader.baseline(breaker))
 
     async def revisions(self) -> Mapping[Topic, int]:
         """See `Engine`."""

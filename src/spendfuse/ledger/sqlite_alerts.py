@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterable
 
 from spendfuse.core.alerts import Alert
+from spendfuse.core.breakers import Phase
 from spendfuse.ledger.alerts import (
     ALERTS_KEPT_MS,
     BIT,
@@ -19,7 +20,6 @@ from spendfuse.ledger.alerts import (
     Routed,
     StoredAlert,
     alert_row,
-    breaker_change,
     due_of,
     opened_alert,
     sent_of,
@@ -27,6 +27,7 @@ from spendfuse.ledger.alerts import (
     unrouted_of,
     with_deliveries,
 )
+from spendfuse.ledger.breaker_rows import change_of
 from spendfuse.ledger.operations import OutboxStep
 from spendfuse.ledger.statements import sql
 
@@ -40,7 +41,7 @@ _RESOLVE_GONE_ALERTS = sql("sqlite", "resolve_gone_alerts")
 _RESOLVE_RAISED_ALERTS = sql("sqlite", "resolve_raised_alerts")
 _RESOLVE_CLEARED_ALERTS = sql("sqlite", "resolve_cleared_alerts")
 _RESOLVE_BREAKER_ALERTS = sql("sqlite", "resolve_breaker_alerts")
-_SELECT_BREAKER_CHANGES = sql("sqlite", "select_breaker_changes")
+_SELECT_BREAKER_CHANGES = sql("sqlite", "select_new_breaker_changes")
 _DELETE_OLD_ALERTS = sql("sqlite", "delete_old_alerts")
 _DELETE_OLD_DELIVERIES = sql("sqlite", "delete_old_deliveries")
 _UPDATE_ROUTED = sql("sqlite", "update_routed")
@@ -62,7 +63,7 @@ def insert_alerts(connection: sqlite3.Connection, alerts: Iterable[Alert], now_m
 
 
 def outbox_step(connection: sqlite3.Connection, operation: OutboxStep, now_ms: int) -> OutboxWork | None:
-    """See `Ledger.outbox_step`."""
+    """See `AlertLedger.outbox_step`."""
     # How a message ended stays true whoever holds the lease now.
     for ended in operation.ended:
         _end(connection, ended, now_ms)
@@ -85,20 +86,20 @@ def outbox_step(connection: sqlite3.Connection, operation: OutboxStep, now_ms: i
 
 
 def has_outbox_work(connection: sqlite3.Connection, holder: str, now_ms: int) -> bool:
-    """See `Ledger.has_outbox_work`."""
+    """See `AlertLedger.has_outbox_work`."""
     may_hold, has_work = connection.execute(_SELECT_OUTBOX_PULSE, {"now_ms": now_ms, "holder": holder}).fetchone()
     return bool(may_hold and has_work)
 
 
 def read_alerts(connection: sqlite3.Connection, since_ms: int) -> list[StoredAlert]:
-    """See `Ledger.alerts`."""
+    """See `AlertLedger.alerts`."""
     since = {"since_ms": since_ms}
     alerts = [stored_alert(row) for row in connection.execute(_SELECT_ALERTS, since)]
     return with_deliveries(alerts, connection.execute(_SELECT_DELIVERIES, since))
 
 
 def read_channel_health(connection: sqlite3.Connection, now_ms: int) -> list[ChannelHealth]:
-    """See `Ledger.channel_health`."""
+    """See `AlertLedger.channel_health`."""
     since = {"since_ms": now_ms - GIVEN_UP_SHOWN_MS}
     return [ChannelHealth(*row) for row in connection.execute(_SELECT_CHANNEL_HEALTH, since)]
 
@@ -114,9 +115,9 @@ def _follow(connection: sqlite3.Connection, limits: int, overruns: int, change_n
     if revisions["overruns"] != overruns:
         connection.execute(_RESOLVE_CLEARED_ALERTS, now)
     changes = connection.execute(_SELECT_BREAKER_CHANGES, {"after_no": change_no, "max": DUE_MAX}).fetchall()
-    for change in map(breaker_change, changes):
+    for change in map(change_of, changes):
         change_no = change.number
-        if change.has_closed:
+        if change.after is Phase.CLOSED:
             ended = {"now_ms": now_ms, "about": change.breaker, "subject": change.subject}
             connection.execute(_RESOLVE_BREAKER_ALERTS, ended)
         alert = opened_alert(change)

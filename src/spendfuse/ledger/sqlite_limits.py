@@ -15,6 +15,7 @@ from spendfuse.core.windows import Window
 from spendfuse.ledger.applied import AppliedLimits, window_of
 from spendfuse.ledger.definitions import Override, StoredLimit, limit_from_text, limit_text
 from spendfuse.ledger.folding import Sum, fits_rollup, fold, sums
+from spendfuse.ledger.operations import SetAmount
 from spendfuse.ledger.sqlite_subjects import note_subjects
 from spendfuse.ledger.statements import sql
 
@@ -31,6 +32,9 @@ _DELETE_RAISED_SPENT = sql("sqlite", "delete_raised_spent")
 _DELETE_SPENT = sql("sqlite", "delete_spent")
 _UPDATE_ENFORCEMENT = sql("sqlite", "update_enforcement")
 _SELECT_OVERRIDES = sql("sqlite", "select_overrides")
+_UPSERT_OVERRIDE = sql("sqlite", "upsert_override")
+_DELETE_OVERRIDE = sql("sqlite", "delete_override")
+_DELETE_ENDED_OVERRIDES = sql("sqlite", "delete_ended_overrides")
 _INSERT_BALANCE = sql("sqlite", "insert_balance")
 _GROW_REVISION = sql("sqlite", "grow_revision")
 _FOLD_ENTRIES = sql("sqlite", "fold_entries")
@@ -54,7 +58,7 @@ def limits_in_force(connection: sqlite3.Connection) -> list[StoredLimit]:
 def overrides(connection: sqlite3.Connection) -> dict[tuple[int, str], Override]:
     """The amounts that beat the config's, by limit number and subject."""
     rows = connection.execute(_SELECT_OVERRIDES)
-    return {(limit_id, subject): Override(amount) for limit_id, subject, amount in rows}
+    return {(limit_id, subject): Override(amount, until_ms) for limit_id, subject, amount, until_ms in rows}
 
 
 def apply_limits(connection: sqlite3.Connection, applied: AppliedLimits, now_ms: int) -> None:
@@ -69,6 +73,33 @@ def apply_limits(connection: sqlite3.Connection, applied: AppliedLimits, now_ms:
     for limit in applied.limits:
         _apply(connection, limit, now_ms)
     connection.execute(_GROW_REVISION, ("limits",))
+
+
+def set_amount(connection: sqlite3.Connection, stored: StoredLimit, operation: SetAmount, now_ms: int) -> None:
+    """See `Ledger.set_amount`; within the caller's transaction."""
+    limit, limit_id, subject, amount = stored.limit, stored.limit_id, operation.subject, operation.amount
+    if amount is None:
+        connection.execute(_DELETE_OVERRIDE, (limit_id, subject))
+        amount = limit.amount
+    else:
+        connection.execute(_UPSERT_OVERRIDE, (limit_id, subject, amount, operation.until_ms))
+        note_subjects(connection, [(limit.each, subject)])
+    _update_amounts(connection, limit, limit_id, amount=amount, subject=subject, now_ms=now_ms)
+    connection.execute(_GROW_REVISION, ("limits",))
+
+
+def end_amounts(connection: sqlite3.Connection, now_ms: int) -> bool:
+    """Take back the amounts whose end has come, within the caller's transaction; False when there are none."""
+    ended = connection.execute(_DELETE_ENDED_OVERRIDES, (now_ms,)).fetchall()
+    if not ended:
+        return False
+    limits = {stored.limit_id: stored.limit for stored in limits_in_force(connection)}
+    for limit_id, subject in ended:
+        # A limit that is out of force has no balances.
+        if (limit := limits.get(limit_id)) is not None:
+            _update_amounts(connection, limit, limit_id, amount=limit.amount, subject=subject, now_ms=now_ms)
+    connection.execute(_GROW_REVISION, ("limits",))
+    return True
 
 
 def _apply(connection: sqlite3.Connection, limit: Limit, now_ms: int) -> None:
@@ -87,10 +118,10 @@ def _apply(connection: sqlite3.Connection, limit: Limit, now_ms: int) -> None:
     if before.is_enforced != limit.is_enforced:
         connection.execute(_UPDATE_ENFORCEMENT, {"limit_id": limit_id, "enforced": limit.is_enforced, "now_ms": now_ms})
     if before.amount != limit.amount:
-        update_amounts(connection, limit, limit_id, amount=limit.amount, subject=None, now_ms=now_ms)
+        _update_amounts(connection, limit, limit_id, amount=limit.amount, subject=None, now_ms=now_ms)
 
 
-def update_amounts(
+def _update_amounts(
     connection: sqlite3.Connection, limit: Limit, limit_id: int, *, amount: int, subject: str | None, now_ms: int
 ) -> None:
     """Give the current balances of a limit another amount: of one subject, or of all that have no override."""

@@ -9,17 +9,21 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from spendfuse.clock import Clock
+from spendfuse.core.breakers import Breaker, Counts
 from spendfuse.core.labels import Labels
 from spendfuse.core.limits import Limit
 from spendfuse.core.money import AMOUNT_MAX
 from spendfuse.core.windows import NS_PER_MS, Window
 from spendfuse.ledger.alerts import ChannelHealth, StoredAlert
 from spendfuse.ledger.applied import window_of
+from spendfuse.ledger.baselines import baseline_of, baseline_spans, spent_of
+from spendfuse.ledger.breakers import BreakerChange, BreakerStates
 from spendfuse.ledger.definitions import Override, StoredLimit
 from spendfuse.ledger.folding import SumRow, mismatches, settled_by_limit, spend_parts, spend_rows, sums
 from spendfuse.ledger.lines import always_shown, balance_line, rate_line
 from spendfuse.ledger.spent import SpentLine
 from spendfuse.ledger.sqlite_alerts import has_outbox_work, read_alerts, read_channel_health
+from spendfuse.ledger.sqlite_breakers import breaker_changes, breaker_states
 from spendfuse.ledger.sqlite_file import connect_reader, store_errors
 from spendfuse.ledger.sqlite_limits import Fold, limits_in_force, overrides
 from spendfuse.ledger.sqlite_spent import spent_now
@@ -105,17 +109,17 @@ class SqliteReader:
             return [RefusalCount(*row) for row in self._connection.execute(_SELECT_REFUSALS, span)]
 
     def has_outbox_work(self, holder: str) -> bool:
-        """See `Ledger.has_outbox_work`."""
+        """See `AlertLedger.has_outbox_work`."""
         with store_errors():
             return has_outbox_work(self._connection, holder, self._clock.now_ns() // NS_PER_MS)
 
     def alerts(self, since_ms: int) -> list[StoredAlert]:
-        """See `Ledger.alerts`."""
+        """See `AlertLedger.alerts`."""
         with self._snapshot():
             return read_alerts(self._connection, since_ms)
 
     def channel_health(self) -> list[ChannelHealth]:
-        """See `Ledger.channel_health`."""
+        """See `AlertLedger.channel_health`."""
         with store_errors():
             return read_channel_health(self._connection, self._clock.now_ns() // NS_PER_MS)
 
@@ -140,6 +144,29 @@ class SqliteReader:
         """See `Ledger.spent`."""
         with store_errors():
             return spent_now(self._connection, self._clock.now_ns() // NS_PER_MS)
+
+    def breakers(self) -> BreakerStates:
+        """See `BreakerLedger.breakers`."""
+        with self._snapshot():
+            return breaker_states(self._connection, self._clock.now_ns() // NS_PER_MS)
+
+    def breaker_changes(self, *, after: int, newest: int | None) -> list[BreakerChange]:
+        """See `BreakerLedger.breaker_changes`."""
+        with store_errors():
+            return breaker_changes(self._connection, after=after, newest=newest)
+
+    def baseline(self, breaker: Breaker) -> dict[str, Counts]:
+        """See `BreakerLedger.baseline`."""
+        with self._snapshot():
+            now_ms = self._clock.now_ns() // NS_PER_MS
+            labels: dict[int, dict[str, str]] = {
+                number: json.loads(text) for number, text in self._connection.execute(_SELECT_LABEL_SETS)
+            }
+            spans = [
+                spent_of(self._connection.execute(_FOLD_SPEND, {"from_ms": from_ms, "until_ms": until_ms}), labels)
+                for from_ms, until_ms in baseline_spans(breaker, now_ms)
+            ]
+            return baseline_of(breaker, spans, now_ms)
 
     def revisions(self) -> dict[Topic, int]:
         """See `Ledger.revisions`."""

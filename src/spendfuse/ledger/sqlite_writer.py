@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import assert_never
 
 from spendfuse.clock import Clock
-from spendfuse.core.errors import LedgerClosed, LedgerError
+from spendfuse.core.errors import LedgerClosed, LedgerError, LimitUnknown
 from spendfuse.core.reservations import Entry
 from spendfuse.core.subjects import hour_of
 from spendfuse.core.windows import NS_PER_MS
-from spendfuse.ledger.applied import WITHOUT_LIMITS, AppliedLimits, wrong_subject
+from spendfuse.ledger.applied import END_IS_OVER, WITHOUT_LIMITS, AppliedLimits, wrong_subject
+from spendfuse.ledger.breakers import BreakerOperation
+from spendfuse.ledger.breaking import run_breakers, run_now
 from spendfuse.ledger.operations import (
     AddKey,
     ApplyLimits,
@@ -40,6 +42,7 @@ from spendfuse.ledger.spent import NoteSpent
 from spendfuse.ledger.sqlite_alerts import insert_alerts, outbox_step
 from spendfuse.ledger.sqlite_batch import SqliteBatch
 from spendfuse.ledger.sqlite_books import Books
+from spendfuse.ledger.sqlite_breakers import SqliteBreakers
 from spendfuse.ledger.sqlite_file import (
     FileLock,
     OwnerFiles,
@@ -49,10 +52,9 @@ from spendfuse.ledger.sqlite_file import (
     store_errors,
     transaction,
 )
-from spendfuse.ledger.sqlite_limits import apply_limits, update_amounts
+from spendfuse.ledger.sqlite_limits import apply_limits, end_amounts, set_amount
 from spendfuse.ledger.sqlite_overruns import clear_overrun
 from spendfuse.ledger.sqlite_spent import note_spent
-from spendfuse.ledger.sqlite_subjects import note_subjects
 from spendfuse.ledger.sqlite_upkeep import keep_up, repair
 from spendfuse.ledger.statements import sql
 from spendfuse.ledger.store import Topic
@@ -70,8 +72,6 @@ _DELETE_OWNER = sql("sqlite", "delete_owner")
 _DELETE_IDLE_RATES = sql("sqlite", "delete_idle_rates")
 _DELETE_OPENED_SUBJECTS = sql("sqlite", "delete_opened_subjects")
 _UPSERT_REFUSAL = sql("sqlite", "upsert_refusal")
-_UPSERT_OVERRIDE = sql("sqlite", "upsert_override")
-_DELETE_OVERRIDE = sql("sqlite", "delete_override")
 _GROW_REVISION = sql("sqlite", "grow_revision")
 _INSERT_KEY = sql("sqlite", "insert_key")
 _REVOKE_KEY = sql("sqlite", "revoke_key")
@@ -163,6 +163,8 @@ class SqliteWriter:
         return outcomes
 
     def _execute(self, batch: SqliteBatch, operation: Operation, now_ms: int) -> Outcome:
+        if isinstance(operation, BreakerOperation):
+            return run_now(run_breakers(SqliteBreakers(self._connection), operation, now_ms))
         match operation:
             case Reserve():
                 return batch.reserve(operation) if self.owner_id else WITHOUT_LIMITS
@@ -218,6 +220,9 @@ class SqliteWriter:
             self._connection.execute(_DELETE_IDLE_RATES, (now_ms * NS_PER_MS,))
             self._connection.execute(_DELETE_OPENED_SUBJECTS, (hour_of(now_ms),))
             self._purge_at_ms = now_ms + PURGE_INTERVAL_MS
+        batch.write()
+        if end_amounts(self._connection, now_ms):
+            self._books.reload_limits()
         return batch.expire_due()
 
     def _count_refusals(self, operation: CountRefusals, now_ms: int) -> None:
@@ -230,19 +235,13 @@ class SqliteWriter:
     def _set_amount(self, batch: SqliteBatch, operation: SetAmount, now_ms: int) -> LedgerError | None:
         stored = self._books.stored_limit(operation.limit_name)
         if stored is None:
-            return LedgerError(f"no limit in force is named {operation.limit_name!r}")
+            return LimitUnknown(f"no limit in force is named {operation.limit_name!r}")
         if (wrong := wrong_subject(stored.limit, operation.subject)) is not None:
             return wrong
+        if operation.until_ms is not None and operation.until_ms <= now_ms:
+            return END_IS_OVER
         batch.write()
-        limit_id, limit, subject = stored.limit_id, stored.limit, operation.subject
-        if operation.amount is None:
-            self._connection.execute(_DELETE_OVERRIDE, (limit_id, subject))
-        else:
-            self._connection.execute(_UPSERT_OVERRIDE, (limit_id, subject, operation.amount))
-            note_subjects(self._connection, [(limit.each, subject)])
-        amount = limit.amount if operation.amount is None else operation.amount
-        update_amounts(self._connection, limit, limit_id, amount=amount, subject=subject, now_ms=now_ms)
-        self._connection.execute(_GROW_REVISION, ("limits",))
+        set_amount(self._connection, stored, operation, now_ms)
         self._books.reload_limits()
         return None
 

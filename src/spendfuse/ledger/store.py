@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from spendfuse.core.alerts import Alert
 from spendfuse.core.decisions import Admitted, Fit, Refused
 from spendfuse.core.labels import Labels
 from spendfuse.core.limits import Limit
 from spendfuse.core.quotes import Amounts, CapRange, Quote
 from spendfuse.core.reservations import Charge, Entry, ReservationId
 from spendfuse.core.subjects import NEW_SUBJECTS_PER_HOUR
-from spendfuse.ledger.alerts import ChannelHealth, Claim, Ended, OutboxWork, Routed, StoredAlert
+from spendfuse.ledger.alerts import AlertLedger
+from spendfuse.ledger.breakers import BreakerLedger
 from spendfuse.ledger.spent import SpentLine, SpentNote
 
 
@@ -170,7 +170,7 @@ class Topic(StrEnum):
     BREAKERS = "breakers"
 
 
-class Ledger(Protocol):
+class Ledger(BreakerLedger, AlertLedger, Protocol):
     """Balances, reservations and entries behind one atomic interface."""
 
     @property
@@ -238,7 +238,8 @@ class Ledger(Protocol):
         earlier).
 
         Never refuses: a balance that has no room grows above its amount, as overrun. Repeating it with the same id
-        returns the same entry, also after its reservation was made and ended in another way.
+        returns the same entry. Where a reservation was made after all, it settles that one, as `settle` would: also
+        after it was voided or expired, as its reserve may have been committed unseen.
 
         Raises:
             LedgerUnavailable: as `settle`.
@@ -261,7 +262,8 @@ class Ledger(Protocol):
         config's at `until_ms` by the store's clock, at the latest one keeper interval behind it.
 
         Raises:
-            LedgerError: no applied limit has this name, or `until_ms` is over already.
+            LimitUnknown: no applied limit has this name.
+            LedgerError: the limit has no such subject, or `until_ms` is over already.
         """
         ...
 
@@ -310,6 +312,10 @@ class Ledger(Protocol):
         """
         ...
 
+    async def refusals(self, since_ms: int, until_ms: int) -> Sequence[RefusalCount]:
+        """What was refused from an instant until another, both rounded down to the hour, the most refused first."""
+        ...
+
     async def settled_since(self, since_ms: int) -> Mapping[tuple[str, str], int]:
         """What was settled since about an instant (to a quarter of an hour) by a limit's name and subject, in its unit,
         whatever windows it fell into. Limits that tell calls apart by a fleeting label are left out, and rates.
@@ -338,48 +344,6 @@ class Ledger(Protocol):
 
     async def clear_overrun(self, target: str) -> bool:
         """Trust a target's quotes again; False when they were not multiplied."""
-        ...
-
-    async def raise_alerts(self, alerts: Sequence[Alert]) -> bool:
-        """Write alerts that no other verb writes; False when all of them were there already.
-
-        Invariant 16: of those with one id only the first is an alert, whichever process writes it. Alerts about limits
-        are written by the very transaction that reaches the threshold.
-        """
-        ...
-
-    async def refusals(self, since_ms: int, until_ms: int) -> Sequence[RefusalCount]:
-        """What was refused from an instant until another, both rounded down to the hour, the most refused first."""
-        ...
-
-    async def has_outbox_work(self, holder: str) -> bool:
-        """Whether `outbox_step` has something to do, and no other process is about it. Cheap enough to ask every second
-        in every process."""
-        ...
-
-    async def outbox_step(
-        self,
-        holder: str,
-        *,
-        lease_s: float,
-        routed: Sequence[Routed] = (),
-        claims: Sequence[Claim] = (),
-        ended: Sequence[Ended] = (),
-    ) -> OutboxWork | None:
-        """Take or renew the lease of the outbox, write what was decided or has happened, end the alerts that are over,
-        and learn what is to be done next; in one transaction.
-
-        None where another process has the lease: then only what `ended` is written. A message may be sent once its
-        claim has come back with work.
-        """
-        ...
-
-    async def alerts(self, since_ms: int) -> Sequence[StoredAlert]:
-        """Alerts since an instant with their deliveries, the oldest first."""
-        ...
-
-    async def channel_health(self) -> Sequence[ChannelHealth]:
-        """The channels that could not take what still waits for them."""
         ...
 
     async def note_spent(self, notes: Sequence[SpentNote]) -> bool:

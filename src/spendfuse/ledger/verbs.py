@@ -1,6 +1,7 @@
 """The ledger as its callers see it: every verb as an operation of a batch, or as a question to the engine."""
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -13,7 +14,8 @@ from spendfuse.core.reservations import Charge, Entry, ReservationId
 from spendfuse.core.windows import MS_PER_S
 from spendfuse.ledger.alerts import ChannelHealth, Claim, Ended, OutboxWork, Routed, StoredAlert
 from spendfuse.ledger.applied import AppliedLimits
-from spendfuse.ledger.batching import STORE_TIMEOUT_S, Batching
+from spendfuse.ledger.batching import STORE_TIMEOUT_S
+from spendfuse.ledger.breaker_verbs import BreakerVerbs
 from spendfuse.ledger.operations import (
     AddKey,
     ApplyLimits,
@@ -47,9 +49,11 @@ from spendfuse.ledger.store import (
 
 RELOAD_WAIT_S = 1.0
 """So long after another process has applied newer limits, reserves wait for this one to do so too."""
+OUTDATED_RETRY_S = 0.05
+"""How often they are tried meanwhile: a process that was late may put the limits of this one into force again."""
 
 
-class BatchingLedger(Batching):
+class BatchingLedger(BreakerVerbs):
     """A `Ledger` over an engine. Bound to the event loop in which it was made; `start` must be called once."""
 
     def __init__(self, engine: Engine, *, timeout_s: float = STORE_TIMEOUT_S) -> None:
@@ -66,16 +70,17 @@ class BatchingLedger(Batching):
     async def reserve(self, demand: Demand, *, wait_s: float = 0.0) -> Admitted | Refused:
         """See `Ledger`."""
         may_wait_s = 0.0 if demand.fit is Fit.WHOLE else wait_s
-        applied = self._applied
-        try:
-            outcome = await self._submit(self._reserves, Reserve(demand), may_wait_s)
-        except LimitsOutdated:
-            if not await self._newer_limits(applied):
-                raise
-            outcome = await self._submit(self._reserves, Reserve(demand), may_wait_s)
-        self._outdated_since_s = None
-        assert isinstance(outcome, Admitted | Refused)
-        return outcome
+        while True:
+            applied = self._applied
+            try:
+                outcome = await self._submit(self._reserves, Reserve(demand), may_wait_s)
+            except LimitsOutdated:
+                if not await self._may_be_up_to_date(applied):
+                    raise
+                continue
+            self._outdated_since_s = None
+            assert isinstance(outcome, Admitted | Refused)
+            return outcome
 
     async def extend(self, reservation_id: ReservationId, *, quote: Quote, cap: int, deadline_s: float) -> bool:
         """See `Ledger`."""
@@ -225,19 +230,18 @@ class BatchingLedger(Batching):
         """See `Ledger`."""
         return await self._open_engine().revisions()
 
-    async def _newer_limits(self, applied: asyncio.Event) -> bool:
-        """Wait for this process to apply other limits than it had; False when it doesn't in time."""
+    async def _may_be_up_to_date(self, applied: asyncio.Event) -> bool:
+        """Wait until another try is worth while; False once this process has been outdated for too long."""
         now_s = self._loop.time()
-        if self._outdated_since_s is None and not applied.is_set():
+        if self._outdated_since_s is None:
             self._outdated_since_s = now_s
-        left_s = RELOAD_WAIT_S if self._outdated_since_s is None else self._outdated_since_s + RELOAD_WAIT_S - now_s
+        left_s = self._outdated_since_s + RELOAD_WAIT_S - now_s
         if left_s <= 0:
             return False
-        try:
-            async with asyncio.timeout(left_s):
-                return await applied.wait()
-        except TimeoutError:
-            return False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(min(left_s, OUTDATED_RETRY_S)):
+                await applied.wait()
+        return True
 
 
 def _check_charge(charge: Charge) -> None:

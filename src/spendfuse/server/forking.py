@@ -28,14 +28,16 @@ class Worker:
     process: ForkProcess
     channel: Channel
     follows: int
-    """The number of the reload whose document it serves; 0 is the start."""
+    """The number of the document that it serves."""
     deaths_before: int
     started_at: float = field(default_factory=time.monotonic)
     accepts: bool = False
     failure: str = ""
     """Why it could not start."""
     asked: int | None = None
-    """The number of the reload that it was told to follow and has not answered."""
+    """The number of the document that it was told to follow, until it has answered."""
+    refused: int | None = None
+    """The number of the last one that it could not follow."""
     leaves: bool = False
     """It drains, and another takes its place."""
     kill_at: float = math.inf
@@ -46,12 +48,12 @@ class Worker:
 
     @property
     def is_free(self) -> bool:
-        """It can be told to follow a reload."""
+        """It serves, and has nothing to answer to."""
         return self.accepts and self.asked is None and not self.leaves
 
-    def serves(self, reload: int) -> bool:
-        """It accepts calls, and serves the document of this reload."""
-        return self.accepts and not self.leaves and self.follows == reload
+    def serves(self, number: int) -> bool:
+        """It accepts calls, and serves the document of this number."""
+        return self.accepts and not self.leaves and self.follows == number
 
     def kill(self) -> None:
         logger.error("worker_killed pid=%s", self.pid)

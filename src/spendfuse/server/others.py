@@ -13,9 +13,12 @@ from spendfuse.server.run import ASGIApp
 
 
 def others_app(
-    check_ready: Callable[[], Awaitable[None]], channel_health: Callable[[], Awaitable[Sequence[ChannelHealth]]]
+    check_ready: Callable[[], Awaitable[None]],
+    channel_health: Callable[[], Awaitable[Sequence[ChannelHealth]]],
+    more: Sequence[Route] = (),
 ) -> ASGIApp:
-    """The app for health checks. `check_ready` raises `LedgerUnavailable` while calls can't be admitted.
+    """The app for health checks and what is added. `check_ready` raises `LedgerUnavailable` while calls can't be
+    admitted.
 
     Channels of alerts that can't be reached are named, and make nothing less ready: calls are served without them.
     """
@@ -44,5 +47,5 @@ def others_app(
         )
 
     return Starlette(
-        routes=[Route("/health/live", live), Route("/health/ready", ready)], exception_handlers={404: unknown}
+        routes=[Route("/health/live", live), Route("/health/ready", ready), *more], exception_handlers={404: unknown}
     )

@@ -9,13 +9,15 @@ it to stop or to cut, and gives it the newest document to follow. The parent sto
 signal, because a terminal or a process manager signals the whole group and a worker could not tell the second request
 to end from the first.
 
-A reload belongs to the parent alone: it reads and validates the new document once, keeps it for workers yet to be
-forked, and gives it to those that accept, one at a time to each, so that the last of many is the one that stays.
+A reload belongs to the parent alone: it reads and validates the new document once and offers it to all workers that
+serve. With the first that follows, it is the one that rules, also for workers yet to be forked. The next reload begins
+once every worker has answered to the last one, so that none puts an older document into force behind a newer.
 
 Failure policy: a worker that ends without having accepted, before all have once accepted, ends the command with its
 reason; it would fail again. Any other death is followed by a restart, with growing pauses, for as long as it takes. A
-worker that can't follow a reload drains, and one that does not answer to it is killed; either way another takes its
-place with the new document at once, so that no two configs are served for long.
+document that no worker can follow is dropped, and all go on as before. Where some can, one that can't drains, and one
+that does not answer is killed; either way another takes its place with the new document at once, so that no two configs
+are served for long.
 """
 
 import asyncio
@@ -128,17 +130,29 @@ async def _serve_here(served: _Served, document: str, *, on_accepting: Callable[
 # In the parent
 
 
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """A document that workers follow; 0 is the number of the first."""
+
+    number: int
+    text: str
+
+
 class Supervisor:
     """The parent: keeps `workers` processes serving until a signal, then sees them drain and ends what does not."""
 
     def __init__(self, served: _Served, document: str, *, workers: int, on_accepting: Callable[[], None]) -> None:
         self._served = served
         self._limits = served.limits
-        self._document = document
-        self._reloads = 0
-        """How many documents have been taken in place of the first."""
+        self._document = _Document(0, document)
+        """What workers are forked with, and have to follow."""
+        self._offered: _Document | None = None
+        """What is to take its place, and no worker follows yet."""
+        self._documents = 0
+        """How many have been read in place of the first."""
         self._all_follow = 0
-        """The newest reload that was told to have reached all."""
+        """The number of the document of which was told that it has reached all."""
+        self._reload_asked = False
         self._on_accepting = on_accepting
         self._selector = selectors.DefaultSelector()
         self._count = workers
@@ -164,6 +178,7 @@ class Supervisor:
                     self._start_due()
                     self._wait(signals)
                     self._kill_late()
+                    self._reload_next()
             finally:
                 for worker in self._workers:
                     worker.kill()
@@ -184,11 +199,11 @@ class Supervisor:
             serve_as_worker,
             served.factory,
             served.sockets,
-            document=self._document,
+            document=self._document.text,
             limits=served.limits,
             reload_s=served.reload_s,
         )
-        worker = fork_worker(serve_it, self._workers, follows=self._reloads, deaths=deaths_before)
+        worker = fork_worker(serve_it, self._workers, follows=self._document.number, deaths=deaths_before)
         self._workers.append(worker)
         self._selector.register(worker.channel, selectors.EVENT_READ, worker)
 
@@ -231,11 +246,14 @@ class Supervisor:
             case Word.START_FAILED:
                 worker.failure = frame.text
             case Word.FOLLOWS if worker.asked is not None:
-                worker.follows, worker.asked = worker.asked, None
-                worker.kill_at = worker.kill_at if self._stopping else math.inf
-            case Word.CANNOT_FOLLOW:
-                worker.asked = None
-                self._replace(worker, frame.text)
+                worker.follows = worker.asked
+                self._note_answer(worker)
+                self._take_offered()
+            case Word.CANNOT_FOLLOW if worker.asked is not None:
+                logger.error("reload_failed pid=%s reason=%r", worker.pid, frame.text)
+                worker.refused = worker.asked
+                self._note_answer(worker)
+                self._replace_refusing()
             case _:
                 logger.error("answer_unknown pid=%s word=%s", worker.pid, frame.word.name)
         self._give(worker)
@@ -272,49 +290,72 @@ class Supervisor:
                 self._cut()
             else:
                 self._stop()
-        # What many have asked for at once is read once, after all of them.
         if signal.SIGHUP in numbers:
-            self._reload()
+            self._reload_asked = not self._stopping
+            if self._stopping:
+                log_ignored()
 
     # A reload
 
-    def _reload(self) -> None:
-        if self._stopping:
-            log_ignored()
+    def _reload_next(self) -> None:
+        """Once all have answered to the last document, begin the reload that was asked for since, however often."""
+        if self._stopping or any(one.asked is not None for one in self._workers):
             return
-        newer = read_anew(self._served.read_document, self._document)
+        if self._offered is not None:
+            logger.error("config_kept reason='no worker could follow the new one'")
+            self._offered = None
+        if not self._reload_asked:
+            return
+        self._reload_asked = False
+        newer = read_anew(self._served.read_document, self._document.text)
         if newer is None:
             return
-        self._document = newer
-        self._reloads += 1
-        # What kept a worker from starting may be mended by it.
-        self._restarts = [(0.0, 0) for _ in self._restarts]
+        self._documents += 1
+        self._offered = _Document(self._documents, newer)
+        if not any(one.is_free for one in self._workers):
+            # Nobody serves another: what keeps workers from starting may be mended by it.
+            self._take_offered()
         for worker in self._workers:
             self._give(worker)
 
     def _give(self, worker: Worker) -> None:
-        """Give a worker the newest document, unless it serves that, still starts, or has yet to answer to another."""
-        if self._stopping or not worker.is_free or worker.follows == self._reloads:
+        """Give a worker the newest document, unless it has that, still starts, or has yet to answer to another."""
+        newest = self._offered or self._document
+        if self._stopping or not worker.is_free or newest.number in (worker.follows, worker.refused):
             return
-        worker.asked = self._reloads
+        worker.asked = newest.number
         # Its own bound comes first, if it can heed it; so calls in flight are cut only where nothing else is left.
         worker.kill_at = time.monotonic() + 2 * self._served.reload_s
-        self._tell(worker, Word.FOLLOW, self._document)
+        self._tell(worker, Word.FOLLOW, newest.text)
 
-    def _replace(self, worker: Worker, reason: str) -> None:
-        """Let a worker that can't follow drain, and start the one that takes its place."""
-        logger.error("reload_failed pid=%s reason=%r", worker.pid, reason)
-        if self._stopping:
+    def _note_answer(self, worker: Worker) -> None:
+        worker.asked = None
+        if not self._stopping:
+            worker.kill_at = math.inf
+
+    def _take_offered(self) -> None:
+        """Let the offered document be the one that rules."""
+        if self._offered is None:
             return
-        worker.leaves = True
-        worker.kill_at = time.monotonic() + self._limits.drain_s + self._grace_s
-        self._tell(worker, Word.STOP)
-        self._restarts.append((0.0, 0))
+        self._document, self._offered = self._offered, None
+        self._restarts = [(0.0, 0) for _ in self._restarts]
+        self._replace_refusing()
+
+    def _replace_refusing(self) -> None:
+        """Let workers that can't follow the document that rules drain, and start those that take their place."""
+        for worker in self._workers:
+            if self._stopping or worker.leaves or worker.refused != self._document.number:
+                continue
+            worker.leaves = True
+            worker.kill_at = time.monotonic() + self._limits.drain_s + self._grace_s
+            self._tell(worker, Word.STOP)
+            self._restarts.append((0.0, 0))
 
     def _tell_if_all_follow(self) -> None:
-        following = sum(one.serves(self._reloads) for one in self._workers)
-        if self._all_follow < self._reloads and following == self._count:
-            self._all_follow = self._reloads
+        number = self._document.number
+        following = sum(one.serves(number) for one in self._workers)
+        if self._all_follow < number and following == self._count:
+            self._all_follow = number
             log_reloaded(following)
 
     # The end

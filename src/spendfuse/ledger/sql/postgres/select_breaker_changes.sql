@@ -1,3 +1,3 @@
--- Changes of breakers that no alert was made of yet.
+-- The log of breakers, the newest first.
 SELECT change_no, at_ms, breaker, subject, each_labels, from_phase, to_phase, why, who
-FROM breaker_change WHERE change_no > $1 ORDER BY change_no LIMIT $2;
+FROM breaker_change WHERE change_no > $1 ORDER BY change_no DESC LIMIT $2;

@@ -1,0 +1,2 @@
+-- What was counted before a breaker closed does not count any more.
+DELETE FROM breaker_count WHERE breaker = $1 AND subject = $2;
