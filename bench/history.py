@@ -1,8 +1,8 @@
 """A store with a history: entries of many days, as calls would have left them, written in bulk.
 
 Users make calls in sessions: several of one feature and model within a quarter of an hour, more of them by day than by
-night. Entries, label sets and the quarter-hour rollup agree, as the ledger's own transactions would have kept them.
-There are no limits, so no balances.
+night. Each session is a run of its own. Entries, label sets and the quarter-hour rollup agree, as the ledger's own
+transactions would have kept them. There are no limits, so no balances.
 """
 
 import contextlib
@@ -150,12 +150,14 @@ def _quarter(
     bucket_ms: int, entries: int, sessions: int, *, seeded: random.Random, ids: CallIds, totals: Totals
 ) -> Quarter:
     label_sets, uniform = len(totals.calls), seeded.random
-    numbers = [int(uniform() * label_sets) for _ in range(sessions)]
+    # A run is named by its bucket and its place in it.
+    bucket_no = bucket_ms // BUCKET_MS
+    parts = [(int(uniform() * label_sets), f'{{"run":"run-{bucket_no}-{place}"}}') for place in range(sessions)]
     # No later than the last millisecond that leaves room for ids, which borrow from the next one when it is full.
     times_ms = sorted(bucket_ms + int(uniform() * (BUCKET_MS - 1_000)) for _ in range(entries))
     quarter = Quarter()
     sums: dict[int, list[int]] = {}
-    for at_ms, number in zip(times_ms, itertools.cycle(numbers), strict=False):
+    for at_ms, (number, fleeting) in zip(times_ms, itertools.cycle(parts), strict=False):
         input_tokens, output_tokens = 200 + int(uniform() * 4_000), 20 + int(uniform() * 800)
         cost = input_tokens * 150 + output_tokens * 600
         is_estimated = uniform() < ESTIMATED_SHARE
@@ -164,7 +166,7 @@ def _quarter(
         held = (cost + 600 * 400, input_tokens + 300, output_tokens + 400)
         counted = (1, cost, input_tokens, output_tokens)
         flags = (int(is_estimated), estimated_cost, 0)
-        key = (reservation_id, 0, int(EntryKind.SETTLED), at_ms, at_ms + 1_500, number + 1, "")
+        key = (reservation_id, 0, int(EntryKind.SETTLED), at_ms, at_ms + 1_500, number + 1, fleeting)
         quarter.entries.append((*key, *counted, *held, *flags, 0, 0, 0, 0, 0, 0, 0))
         more = (1, *counted, estimated_cost)
         known = sums.get(number)

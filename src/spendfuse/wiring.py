@@ -80,6 +80,7 @@ async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
     from spendfuse.gate.shared import Shared
     from spendfuse.ledger.following import Follower
     from spendfuse.ledger.keeper import Keeper
+    from spendfuse.ledger.upkeep import Caretaker
     from spendfuse.server.auth import Keyring
     from spendfuse.server.gateway import Gateway
     from spendfuse.upstream.http_client import HttpClient
@@ -108,6 +109,9 @@ async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
         keeper = Keeper(ledger)
         keeper.start()
         stack.push_async_callback(keeper.stop)
+        caretaker = Caretaker(ledger, retention_s=config.retention_s)
+        caretaker.start()
+        stack.push_async_callback(caretaker.stop)
         background = (
             follower.run(),
             shared.refusals.run(),

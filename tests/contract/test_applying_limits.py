@@ -267,6 +267,17 @@ async def test_a_failed_batch_leaves_the_old_limits(harness: Harness) -> None:
 
 @DATABASES
 @contract
+async def test_limits_that_were_applied_outlive_a_batch_that_fails(harness: Harness) -> None:
+    ledger = await harness.open(limit("l", 100))
+    await admitted(ledger, 1, 10)
+    await ledger.apply((limit("l", 500),))
+    with pytest.raises(Exception):  # noqa: B017 - whatever the database says of too large a number
+        await _run(ledger, Reserve(demand(2, 10)), Settle(rid(1), charge(AMOUNT_MAX)))
+    await admitted(ledger, 2, 400)
+
+
+@DATABASES
+@contract
 async def test_limits_that_come_with_a_poisoned_operation_are_applied_alone(harness: Harness) -> None:
     ledger = await harness.open(limit("l", 100))
     await admitted(ledger, 1, 10)

@@ -192,17 +192,20 @@ async def test_a_call_recorded_ahead_of_the_clock_is_one_of_now(harness: Harness
 async def test_a_recorded_call_counts_under_a_limit_applied_since_where_its_window_lasts(harness: Harness) -> None:
     """Invariant 8: as if the limit had opened at the fold with this call in it."""
     ledger = await harness.open(limit("old", 1_000))
+    await admitted(ledger, 9, 30)
+    await ledger.settle(rid(9), charge(30))
     harness.clock.advance(ms=2 * HOUR_MS)
     await ledger.apply(
         (limit("hour", 100, per=HOUR), limit("day", 100, per=DAY, each=("user",)), limit("ever", 100, per=LIFETIME))
     )
     await ledger.record(demand(1, 60), charge(60), at_ms=NOON_MS)
     assert await committed(ledger, "hour") == (0, 0)
-    assert await committed(ledger, "day", '["u1"]') == (60, 0)
-    assert await committed(ledger, "ever") == (60, 0)
+    assert await committed(ledger, "day", '["u1"]') == (90, 0)
+    assert await committed(ledger, "ever") == (90, 0)
     assert await ledger.balances("old") == []
+    assert await ledger.audit() == []
     await ledger.apply((limit("old", 1_000),))
-    assert await committed(ledger, "old") == (60, 0)
+    assert await committed(ledger, "old") == (90, 0)
 
 
 @contract

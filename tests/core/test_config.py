@@ -52,6 +52,12 @@ def problems(text: str) -> list[str]:
     return str(caught.value).splitlines()
 
 
+def test_entries_are_kept_for_ever_unless_a_retention_is_set() -> None:
+    assert read("store: sqlite:///spendfuse.db").retention_s is None
+    limits = "limits: {day: {usd: 1, per: day}, month: {usd: 1, per: month}, rate: {requests: 9, per: 60d}}"
+    assert read(f"retention: 32d\n{limits}").retention_s == 32 * 86_400
+
+
 def test_the_example_of_the_design_is_read() -> None:
     config = read(
         """
@@ -322,6 +328,12 @@ limits:
         ("on_disconnect: stay", 'on_disconnect: got "stay", expected cancel or finish'),
         ("timezone: localtime", "timezone: got"),
         ("reservation_deadline: 1m\nproviders: {ollama: {}}", "reservation_deadline: got 1m, expected at least"),
+        ("retention: 1y", 'retention: got "1y", expected a duration such as'),
+        ("retention: 31d", "retention: got 31d, expected at least 32d"),
+        (
+            "retention: 50d\nlimits: {long: {usd: 1, per: 60d}, short: {usd: 1, per: 40d}}",
+            "retention: got 50d, expected at least the longest span of a limit, 60d of limits.long",
+        ),
         ("providers: [openai]", "providers: got a list, expected a mapping"),
         ("providers: {claude: {dialect: anthropic}}", "providers.claude.base_url: is missing"),
         (
@@ -547,6 +559,7 @@ def test_the_reference_names_every_key() -> None:
         "ChannelSection": "Channels",
         "RouteSection": "Routes",
         "DigestSection": "Digests",
+        "BreakerSection": "`breakers`",
     }
     assert set(titles) == set(sections())
     for section, keys in sections().items():

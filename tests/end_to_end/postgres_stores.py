@@ -33,8 +33,9 @@ async def _fetch(dsn: str, statement: str) -> list[asyncpg.Record]:
 
 
 @contextlib.contextmanager
-def gateways(config: str, dsn: str, folder: Path, *, count: int) -> Generator[list[RunningGateway]]:
+def gateways(config: str, dsn: str, folder: Path, *, count: int, workers: int = 1) -> Generator[list[RunningGateway]]:
     """Gateways of one config on one database; nothing is changed in it but its store."""
     config = config.replace("sqlite:///spendfuse.db", dsn)
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(running_gateway(config, folder / str(number))) for number in range(count)]
+        folders = [folder / str(number) for number in range(count)]
+        yield [stack.enter_context(running_gateway(config, one, workers=workers)) for one in folders]

@@ -421,8 +421,42 @@ def test_audit_tells_a_clean_ledger_from_one_that_was_tampered_with(cli: Cli) ->
     connection.close()
     result = cli.run("audit")
     assert result.exit_code == 1
-    assert re.search(r"company-month .* 4 +5 +0 +0", result.stdout)
-    assert json.loads(cli.run("audit", "--format", "json").stdout)[0]["settled_by_entries"] == 5
+    assert re.search(r"balance +company-month .* settled +4 +5$", result.stdout, re.MULTILINE)
+    told, *_ = json.loads(cli.run("audit", "--format", "json").stdout)
+    assert (told["limit"], told["figure"], told["is"], told["should_be"]) == ("company-month", "settled", 4, 5)
+
+
+def test_audit_repairs_what_it_explained_and_only_when_told_to(cli: Cli) -> None:
+    spend(cli, ("search", 5))
+    tamper = """
+        UPDATE balance SET settled = settled - 1 WHERE subject = '[]' AND settled = 5;
+        UPDATE spend SET cost = 7, calls = 3;
+        INSERT INTO reservation SELECT reservation_id, 1, reserved_at_ms, 1 << 60, 1, 2, 3, 4, label_set_id, ''
+        FROM entry;
+    """
+    with sqlite3.connect(cli.folder / "ledger.db") as connection:
+        connection.executescript(tamper)
+    connection.close()
+    lines = list(csv.DictReader(cli.run("audit", "--format", "csv").stdout.splitlines()))
+    assert [(one["kind"], one["figure"], one["is"], one["should_be"]) for one in lines] == [
+        ("reservation", "open", "1", "0"),
+        ("reservation", "cost", "2", "0"),
+        ("reservation", "input_tokens", "3", "0"),
+        ("reservation", "output_tokens", "4", "0"),
+        ("balance", "settled", "4", "5"),
+        ("balance", "settled", "4", "5"),
+        ("spend", "calls", "3", "1"),
+        ("spend", "cost", "7", "5"),
+    ]
+    refused = cli.run("audit", "--repair")
+    assert refused.exit_code == 1
+    assert "a quarter of an hour of spend" in refused.stderr
+    assert "nothing was changed" in refused.stderr
+    assert cli.run("audit").exit_code == 1
+    assert "goes with --repair" in cli.refused(2, "audit", "--yes")
+    assert cli.run("audit", "--repair", "--yes").exit_code == 0
+    assert "clean" in cli.ok("audit")
+    assert "clean" in cli.ok("audit", "--repair")
 
 
 # serve

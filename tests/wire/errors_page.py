@@ -24,6 +24,8 @@ MEANINGS = {
     Code.NOT_FOUND: "No such path.",
     Code.METHOD_NOT_ALLOWED: "Not the method of this path.",
     Code.LOOP_DETECTED: "A provider's `base_url` leads back to this gateway.",
+    Code.BREAKER_OPEN: "A breaker that covers the call is open, so nothing was sent; the message says which, why, "
+    "since when, and when it tries again, as does `Retry-After`.",
     Code.STORE_UNAVAILABLE: "The ledger can't be written, so nothing is admitted.",
     Code.PROVIDER_KEY_MISSING: "The environment had no key for this provider when the gateway started.",
     Code.UPSTREAM_UNREACHABLE: "No connection to the provider came about. Nothing was charged.",

@@ -30,7 +30,7 @@ async def details_of(ledger: Ledger, alert: Alert, *, config: Config, wording: W
     if limit is None or not isinstance(since_ms, int):
         return None
     tops = {
-        f"top_{label}s": _tops(await ledger.spend(label, since_ms=since_ms, of=(limit, alert.subject)), limit.unit)
+        f"top_{label}s": _tops(await ledger.spenders(label, limit, alert.subject, since_ms=since_ms), limit.unit)
         for label in ("feature", "user")
     }
     return json.dumps(tops, ensure_ascii=False)

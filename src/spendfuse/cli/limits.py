@@ -219,7 +219,7 @@ def _set_amount(
         with_ledger(factories, config, lambda ledger: ledger.set_amount(limit.name, subject, amount, until_ms=until_ms))
     except LimitUnknown as error:
         where = f"it stands in {config.source}, but no gateway has applied it yet"
-        fail(f"{error}: {where}; (re)start `spendfuse serve` first")
+        fail(f"{error}: {where}; start `spendfuse serve`, or reload it, first")
 
 
 def _shown(limit: Limit, subject: str) -> str:

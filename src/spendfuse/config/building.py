@@ -42,6 +42,9 @@ _POSTGRES = ("postgresql", "postgres")
 OWN_LABELS = frozenset({"key", "model", "provider", "target", "ip", "fingerprint"})
 """Labels whose values are Spendfuse's to say, so that a key cannot have them."""
 
+RETENTION_MS_MIN = 32 * 86_400_000
+"""The longest calendar window, and a day for time zones."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Known:
@@ -94,6 +97,7 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
     _check_deadline(document, problems)
     if document.admin_key is not None and len(document.admin_key.reveal()) < ADMIN_KEY_LENGTH_MIN:
         problems.add(("admin_key",), f"is too short, expected at least {ADMIN_KEY_LENGTH_MIN} characters at random")
+    _check_retention(document.retention, limits, problems)
     problems.raise_any()
     assert store is not None
     return Config(
@@ -102,6 +106,7 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
         timezone=document.timezone,
         reservation_deadline_s=document.reservation_deadline / MS_PER_S,
         busy_wait_s=document.busy_wait / MS_PER_S,
+        retention_s=None if document.retention is None else document.retention / MS_PER_S,
         min_output_tokens=document.min_output_tokens,
         output_tokens_default=document.output_tokens_default,
         n_max=document.n_max,
@@ -370,4 +375,23 @@ def _check_deadline(document: Document, problems: Problems) -> None:
             ("reservation_deadline",),
             f"got {Span(document.reservation_deadline)}, expected at least the longest total timeout, "
             f"{Span(totals[longest])} of providers.{longest}.timeouts.total",
+        )
+
+
+def _check_retention(retention_ms: int | None, limits: tuple[Limit, ...], problems: Problems) -> None:
+    """Entries are kept for as long as a window lasts that counts them; a month, whatever windows there are.
+
+    Ids say when they were minted, so that nothing is charged twice, however late it comes.
+    """
+    if retention_ms is None:
+        return
+    spans = {limit.name: limit.period.ms for limit in limits if isinstance(limit.period, Span) and not limit.is_rate}
+    longest = max(spans, key=lambda name: spans[name], default=None)
+    if retention_ms < RETENTION_MS_MIN:
+        problems.add(("retention",), f"got {Span(retention_ms)}, expected at least {Span(RETENTION_MS_MIN)}")
+    elif longest is not None and retention_ms < spans[longest]:
+        problems.add(
+            ("retention",),
+            f"got {Span(retention_ms)}, expected at least the longest span of a limit, {Span(spans[longest])} of "
+            f"limits.{longest}",
         )

@@ -32,7 +32,7 @@ _WEEK_MS = 7 * 86_400_000
 
 def build_breakers(document: Document, limits: tuple[Limit, ...], problems: Problems) -> tuple[Breaker, ...]:
     """The breakers of a document whose sections are valid each by itself."""
-    if document.breakers is None:
+    if "breakers" not in document.model_fields_set:
         return DEFAULT_BREAKERS
     by_name = {limit.name: limit for limit in limits}
     return tuple(_breaker(name, section, by_name, problems) for name, section in document.breakers.items())

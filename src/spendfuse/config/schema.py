@@ -334,6 +334,7 @@ class Document(Section):
     timezone: Annotated[str, PlainValidator(scalars.timezone), _TEXT] = "UTC"
     reservation_deadline: Milliseconds = 600_000
     busy_wait: Milliseconds = 2_000
+    retention: Milliseconds | None = None
     min_output_tokens: Positive = 256
     output_tokens_default: Positive = 4_096
     output_tokens_per_s_max: Positive = 1_000
@@ -361,7 +362,9 @@ class Document(Section):
         default_factory=dict[str, LimitSection]
     )
     alerts: Annotated[AlertsSection, BeforeValidator(_filled)] = AlertsSection()
-    breakers: Annotated[dict[Name, BreakerSection], BeforeValidator(_filled)] | None = None
+    breakers: Annotated[dict[Name, BreakerSection], BeforeValidator(_filled)] = Field(
+        default_factory=dict[str, BreakerSection]
+    )
 
 
 @cache

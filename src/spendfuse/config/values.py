@@ -160,6 +160,8 @@ class Config:
     timezone: str
     reservation_deadline_s: float
     busy_wait_s: float
+    retention_s: float | None
+    """How long entries are kept; None: for ever."""
     min_output_tokens: int
     output_tokens_default: int
     n_max: int

@@ -33,5 +33,10 @@ class ReservationUnknown(LedgerError):
     """No reservation and no entry has this id."""
 
 
+class ReservationForgotten(ReservationUnknown):
+    """The reservation was made so long ago that retention has deleted its entries, if it had any: nothing about it can
+    change any more, and it is never charged again."""
+
+
 class ReservationEnded(LedgerError):
     """The reservation has its closing entry already, so it can be neither reserved nor extended again."""

@@ -49,6 +49,11 @@ def reservation_of(call_id: CallId, attempt: int) -> ReservationId:
     return ReservationId(call_id + attempt)
 
 
+def minted_at_ms(reservation_id: ReservationId) -> int:
+    """When its call's id was minted, give or take what an id borrows from the next millisecond."""
+    return _EPOCH_MS + (reservation_id >> _OWNER_BITS + _SEQUENCE_BITS + _ATTEMPT_BITS)
+
+
 def call_text(call_id: CallId) -> str:
     """A call id for people and headers: 13 characters of Crockford's base 32, in the order of time."""
     pairs = [_PAIRS[call_id >> shift & 1023] for shift in range(50, -1, -10)]

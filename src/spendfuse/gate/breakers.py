@@ -30,9 +30,11 @@ from spendfuse.ledger.store import Ledger
 
 logger = logging.getLogger("spendfuse.gate")
 FLUSH_S = 0.5
-URGENT_BURST, URGENT_EVERY_S = 20, 0.2
-"""So many flushes may follow errors at once, and then so often: a steady trickle of errors must not cost a transaction
-each."""
+GATHER_S = 0.003
+"""For so long the errors of a burst are gathered before the store is told."""
+URGENT_BURST, URGENT_EVERY_S, URGENT_MAX = 20, 0.2, 4
+"""So many times the store may be told at once of errors, and then so often; so many may be under way. A steady trickle
+of errors must not cost a transaction each."""
 JUDGE_S = 1.0
 RENEW_S = PROBE_LEASE_MS / MS_PER_S / 3
 BASELINE_S = 300.0
@@ -55,6 +57,8 @@ class Breakers:
         self._untold: list[partial[Awaitable[BreakerStates]]] = []
         self._probes: dict[int, list[tuple[Breaker, str]]] = {}
         self._taking: set[asyncio.Task[BreakerStates]] = set()
+        self._telling: set[asyncio.Task[None]] = set()
+        self._hurrying: asyncio.TimerHandle | None = None
         self._work = asyncio.Event()
         self._must_follow_spent = False
         self._urgent_at_s = self._judge_at_s = self._renew_at_s = 0.0
@@ -143,7 +147,7 @@ class Breakers:
         """An attempt has ended: see `Tallies.attempt`."""
         self._tallies.attempt(labels, closings, is_error=is_error, whole_ms=whole_ms, first_token_ms=first_token_ms)
         if is_error and self._may_hurry():
-            self._work.set()
+            self._hurrying = self._loop.call_later(GATHER_S, self._hurry)
 
     def count_charge(self, labels: Labels, closings: int, *, cost: int, output_tokens: int) -> None:
         """A call was charged."""
@@ -198,10 +202,13 @@ class Breakers:
             self._renew_at_s = now_s + RENEW_S
             for probe_id, several in list(self._probes.items()):
                 self._merge(await self._ledger.renew_probe(several, probe_id=probe_id))
+        await self._tell_counts(self._due(now_s))
+
+    async def _tell_counts(self, due: Sequence[Attempts] = ()) -> None:
         counted = self._tallies.drain()
         attempts = [self._attempts(*one) for one in counted]
         known = {one.key for one in attempts}
-        attempts += [one for one in self._due(now_s) if one.key not in known]
+        attempts += [one for one in due if one.key not in known]
         if attempts:
             try:
                 self._merge(await self._ledger.count_attempts(attempts))
@@ -209,9 +216,25 @@ class Breakers:
                 self._tallies.restore(counted)
                 raise
 
+    def _hurry(self) -> None:
+        """Tell the store of errors although it may not have answered yet what it was told before."""
+        self._hurrying = None
+        if len(self._telling) < URGENT_MAX:
+            telling = self._loop.create_task(self._tell_counts())
+            self._telling.add(telling)
+            telling.add_done_callback(self._told)
+
+    def _told(self, telling: asyncio.Task[None]) -> None:
+        self._telling.discard(telling)
+        if not telling.cancelled() and (error := telling.exception()) is not None:
+            logger.warning("breakers_not_told error=%s", error)
+
     async def close(self) -> None:
         """Tell what can be told before the process ends."""
+        if self._hurrying is not None:
+            self._hurrying.cancel()
         try:
+            await asyncio.gather(*self._telling, return_exceptions=True)
             await self.flush()
         except LedgerError as error:
             logger.warning("breakers_not_told error=%s", error)
@@ -258,7 +281,7 @@ class Breakers:
         """Whether an error is told at once: the generic cell rate algorithm."""
         now_s = self._loop.time()
         after_s = max(self._urgent_at_s, now_s) + URGENT_EVERY_S
-        if self._work.is_set() or after_s - now_s > URGENT_BURST * URGENT_EVERY_S:
+        if self._hurrying is not None or after_s - now_s > URGENT_BURST * URGENT_EVERY_S:
             return False
         self._urgent_at_s = after_s
         return True

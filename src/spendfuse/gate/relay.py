@@ -175,6 +175,7 @@ class Attempt:
             meter.has_unread = True
         try:
             await self.down.start(response.status, (*self.headers, *_passed_headers(response)))
+            self.watch.client_wait_s = self.clock.monotonic_s() - self._first_byte_at_s
             unsent = await self._pump(response, meter)
             if meter.error_seen:
                 self.watch.failed()

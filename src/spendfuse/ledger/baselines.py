@@ -4,10 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from spendfuse.core.breakers import Breaker, Burn, Counts, Drift
 from spendfuse.core.labels import Labels
-from spendfuse.ledger.folding import BUCKET_MS, SumRow
+from spendfuse.ledger.folding import BUCKET_MS, DAY_MS, SumRow
 
 HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
 DAYS = 7
 """So many days before are the usual ones."""
 

@@ -9,11 +9,17 @@ from typing import Protocol
 
 from spendfuse.core.alerts import Alert
 from spendfuse.core.decisions import Admitted, Refused, decide
-from spendfuse.core.errors import LedgerError, LimitsOutdated, ReservationEnded, ReservationUnknown
+from spendfuse.core.errors import (
+    LedgerError,
+    LimitsOutdated,
+    ReservationEnded,
+    ReservationForgotten,
+    ReservationUnknown,
+)
 from spendfuse.core.labels import Labels
 from spendfuse.core.money import Nanos
 from spendfuse.core.quotes import Amounts
-from spendfuse.core.reservations import Charge, Entry, EntryKind, ReservationId, reservation_text
+from spendfuse.core.reservations import Charge, Entry, EntryKind, ReservationId, minted_at_ms, reservation_text
 from spendfuse.core.thresholds import next_share_at, shares_reached, threshold_alert
 from spendfuse.core.windows import MS_PER_S, NS_PER_MS
 from spendfuse.ledger.definitions import StoredLimit
@@ -45,6 +51,8 @@ class BatchBooks(Protocol):
     """What a batch needs to know of the store, all of it as it stands under the lock."""
 
     is_outdated: bool
+    horizon_ms: int
+    """Of calls made before this instant no entry is left."""
 
     def attribution_of(self, labels: Labels) -> Attribution:
         """The labels of a demand; nothing is stored yet."""
@@ -113,6 +121,8 @@ class Batch:
             return Admitted(known.cap, known.held)
         if reservation_id in self._ended:
             return ReservationEnded(f"reservation {reservation_text(reservation_id)} has ended")
+        if minted_at_ms(reservation_id) < books.horizon_ms:
+            return _forgotten(reservation_id)
         if books.is_outdated:
             return LimitsOutdated("another process applied newer limits to this store: reload the config")
         attribution = books.attribution_of(demand.labels)
@@ -177,7 +187,7 @@ class Batch:
             return self._close(known, closed(reservation_id, EntryKind.SETTLED, charge, known.held))
         ended = self._ended.get(reservation_id)
         if ended is None:
-            return _unknown(reservation_id)
+            return self._unknown(reservation_id)
         if ended.late is not None:
             return ended.late
         if ended.closing.kind is EntryKind.SETTLED:
@@ -190,6 +200,9 @@ class Batch:
         if reservation_id in self._open or reservation_id in self._ended:
             return self.settle(Settle(reservation_id, operation.charge))
         at_ms = min(operation.at_ms, self._now_ms)
+        if at_ms < books.horizon_ms:
+            # It may have been written down already.
+            return _forgotten(reservation_id)
         attribution = books.attribution_of(demand.labels)
         lines = books.lines(attribution, at_ms)
         if not lines.is_known:
@@ -215,7 +228,7 @@ class Batch:
         if known is not None:
             return self._close(known, voided(operation.reservation_id, known.held))
         ended = self._ended.get(operation.reservation_id)
-        return _unknown(operation.reservation_id) if ended is None else ended.closing
+        return self._unknown(operation.reservation_id) if ended is None else ended.closing
 
     def expire(self, due: list[OpenReservation]) -> tuple[Entry, ...]:
         """Charge these at their quotes."""
@@ -326,6 +339,11 @@ class Batch:
         if first is not None:
             self._changes.alerts.append(overrun_alert(first, entry))
 
+    def _unknown(self, reservation_id: ReservationId) -> LedgerError:
+        if minted_at_ms(reservation_id) < self._books.horizon_ms:
+            return _forgotten(reservation_id)
+        return ReservationUnknown(f"no reservation has the id {reservation_text(reservation_id)}")
+
     def _deadline_ms(self, deadline_s: float) -> int:
         return self._now_ms + int(deadline_s * MS_PER_S)
 
@@ -385,8 +403,10 @@ def _entry_row(ended: EndedReservation, ending: Ending, now_ms: int) -> tuple[ob
     )
 
 
-def _unknown(reservation_id: ReservationId) -> LedgerError:
-    return ReservationUnknown(f"no reservation has the id {reservation_text(reservation_id)}")
+def _forgotten(reservation_id: ReservationId) -> LedgerError:
+    return ReservationForgotten(
+        f"reservation {reservation_text(reservation_id)} is older than the retention: whatever became of it is settled"
+    )
 
 
 def _widest(held: Amounts, wanted: Amounts) -> Amounts:

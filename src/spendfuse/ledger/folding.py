@@ -1,7 +1,7 @@
 """Adding up entries and open reservations by limit and subject: what a balance is, whatever the database."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from spendfuse.core.labels import FLEETING_LABELS, Labels
@@ -9,10 +9,12 @@ from spendfuse.core.limits import Limit, Unit
 from spendfuse.core.money import AMOUNT_MAX, Nanos
 from spendfuse.core.quotes import Amounts
 from spendfuse.core.windows import Window
-from spendfuse.ledger.store import BalanceMismatch, SpendRow
+from spendfuse.ledger.store import BalanceMismatch
 
 BUCKET_MS = 15 * 60_000
 """Entries are added up by quarters of an hour: no time zone's midnight lies within one."""
+DAY_MS = 86_400_000
+"""And entries that are past by days of UTC, label by label."""
 
 SumRow = tuple[int, str, int, int, int, int, int, int]
 """Label set, fleeting labels, requests, calls, cost, input and output tokens, estimated cost."""
@@ -47,16 +49,6 @@ def fold(limit: Limit, *, settled: Iterable[Sum], reserved: Iterable[Sum]) -> di
     return {subject: (total[0], total[1]) for subject, total in totals.items()}
 
 
-def settled_by_limit(limits: Iterable[Limit], settled: Sequence[Sum]) -> dict[tuple[str, str], int]:
-    """What each limit counts of these, by its name and subject, in its unit; not those that the rollup can't tell."""
-    return {
-        (limit.name, subject): amount
-        for limit in limits
-        if not limit.is_rate and FLEETING_LABELS.isdisjoint((*limit.each, *limit.match))
-        for subject, (amount, _) in fold(limit, settled=settled, reserved=()).items()
-    }
-
-
 def fits_rollup(limit: Limit, window: Window) -> bool:
     """Whether the rollup knows the window and the labels as exactly as the entries do."""
     is_aligned = window.starts_at_ms % BUCKET_MS == 0 and (window.ends_at_ms or 0) % BUCKET_MS == 0
@@ -89,45 +81,65 @@ def mismatches(
 
 
 @dataclass(frozen=True, slots=True)
-class SpendPart:
-    """A time span of a spend report, from the rollup or from the entries themselves."""
+class Positions:
+    """How far upkeep has come: entries of calls made before `rolled_up_until_ms` are in `spend_day` and no others, and
+    those of calls made before `horizon_ms`, a midnight, are deleted or about to be; none that is not rolled up."""
 
-    is_rollup: bool
-    from_ms: int
-    until_ms: int
+    rolled_up_until_ms: int
+    horizon_ms: int
 
 
-def spend_parts(
-    label: str, *, since_ms: int, until_ms: int | None, of: tuple[Limit, str] | None = None
-) -> list[SpendPart]:
-    """Whole buckets come from the rollup, what is cut off at either end from the entries; all of it where a label is
-    told apart that the rollup leaves out."""
-    until = AMOUNT_MAX if until_ms is None else until_ms
-    from_bucket = -(-since_ms // BUCKET_MS) * BUCKET_MS
-    until_bucket = until if until_ms is None else until // BUCKET_MS * BUCKET_MS
-    named = {label} if of is None else {label, *of[0].each, *of[0].match}
-    if not FLEETING_LABELS.isdisjoint(named) or from_bucket >= until_bucket:
-        return [SpendPart(is_rollup=False, from_ms=since_ms, until_ms=until)]
-    return [
-        SpendPart(is_rollup=False, from_ms=since_ms, until_ms=from_bucket),
-        SpendPart(is_rollup=True, from_ms=from_bucket, until_ms=until_bucket),
-        SpendPart(is_rollup=False, from_ms=until_bucket, until_ms=until),
+Span = tuple[int, int]
+"""From an instant until another, in milliseconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpendParts:
+    """The time of a spend report in parts that do not overlap: from the rollup of days (until before it begins where
+    there is none), from that of quarters of an hour, and from the entries themselves."""
+
+    days: Span
+    buckets: list[Span]
+    entries: list[Span]
+
+
+def is_rolled_up(label: str) -> bool:
+    """Whether `spend_day` knows a label: fingerprints are as many as calls, so that adding them up saves nothing."""
+    return label != "fingerprint"
+
+
+def spend_parts(label: str, *, since_ms: int, until_ms: int | None, positions: Positions) -> SpendParts:
+    """Whole days come from their rollup, what is cut off at either end from quarters of an hour, and what is cut off
+    those from the entries; of fleeting labels, which those quarters don't know, from the entries alone.
+
+    Where the entries are gone, the quarter (of a fleeting label: the day) in which a report begins is part of it, and
+    that in which it ends is not: of adjacent reports nothing is missing, nor counted twice.
+    """
+    is_fleeting = label in FLEETING_LABELS
+    grain_ms = DAY_MS if is_fleeting else BUCKET_MS
+    since, until = [
+        at_ms // grain_ms * grain_ms if at_ms < positions.horizon_ms else at_ms
+        for at_ms in (since_ms, AMOUNT_MAX if until_ms is None else until_ms)
     ]
+    rolled_up = positions.rolled_up_until_ms
+    # The day of that instant is rolled up in part: as far as the report goes beyond it, that part is whole.
+    days = (_up(since, DAY_MS), rolled_up if until >= rolled_up else until // DAY_MS * DAY_MS)
+    edges = [(since, days[0]), (days[1], until)]
+    if days[0] >= days[1] or not is_rolled_up(label):
+        days, edges = (0, 0), [(since, until)]
+    parts = SpendParts(days, [], [])
+    for from_ms, to_ms in edges:
+        first, last = _up(from_ms, BUCKET_MS), to_ms // BUCKET_MS * BUCKET_MS
+        if is_fleeting or first >= last:
+            parts.entries.append((from_ms, to_ms))
+        else:
+            parts.entries.extend(((from_ms, first), (last, to_ms)))
+            parts.buckets.append((first, last))
+    return parts
 
 
-def spend_rows(
-    label: str, rows: Iterable[SumRow], label_sets: Mapping[int, Labels], *, of: tuple[Limit, str] | None = None
-) -> list[SpendRow]:
-    """Spend by the values of a label, the dearest first; with `of` only what a limit counts under a subject."""
-    totals: dict[str, list[int]] = {}
-    for label_set_id, fleeting, _, calls, cost, input_tokens, output_tokens, estimated_cost in rows:
-        labels = {**label_sets[label_set_id], **json.loads(fleeting)} if fleeting else label_sets[label_set_id]
-        if of is not None and not (of[0].covers(labels) and of[0].subject_of(labels) == of[1]):
-            continue
-        total = totals.setdefault(labels.get(label, ""), [0] * 5)
-        for column, more in enumerate((calls, input_tokens, output_tokens, cost, estimated_cost)):
-            total[column] += more
-    return sorted((SpendRow(value, *total) for value, total in totals.items()), key=lambda row: (-row.cost, row.value))
+def _up(at_ms: int, grain_ms: int) -> int:
+    return -(-at_ms // grain_ms) * grain_ms
 
 
 def _in_unit(unit: Unit, one: Sum, *, is_open: bool) -> int:

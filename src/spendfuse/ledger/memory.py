@@ -27,6 +27,7 @@ from spendfuse.ledger.memory_store import MemoryStore, Reservation
 from spendfuse.ledger.operations import (
     AddKey,
     ApplyLimits,
+    Audit,
     ClearOverrun,
     CountRefusals,
     ExpireDue,
@@ -50,7 +51,6 @@ from spendfuse.ledger.store import (
     Demand,
     KeyRecord,
     Ledger,
-    Mismatch,
     RefusalCount,
     SpendRow,
     TargetOverrun,
@@ -91,15 +91,17 @@ class MemoryEngine:
         limits = [one for one in self._store.limits.limits if limit_name in (None, one.name)]
         return [line for limit in limits for line in self._store.lines(limit, self._clock.now_ns())]
 
-    async def audit(self) -> Sequence[Mismatch]:
+    async def audit(self) -> Audit:
         """See `Engine`. A balance is the fold itself, so none can differ from it."""
-        return []
+        return Audit((), (0, 0))
 
-    async def spend(
-        self, label: str, *, since_ms: int, until_ms: int | None, of: tuple[Limit, str] | None
-    ) -> Sequence[SpendRow]:
+    async def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> Sequence[SpendRow]:
         """See `Engine`."""
-        return self._store.spend(label, since_ms=since_ms, until_ms=until_ms, of=of)
+        return self._store.spend(label, since_ms=since_ms, until_ms=until_ms)
+
+    async def spenders(self, label: str, limit: Limit, subject: str, *, since_ms: int) -> Sequence[SpendRow]:
+        """See `Engine`."""
+        return self._store.spenders(label, limit, subject, since_ms)
 
     async def settled_since(self, since_ms: int) -> Mapping[tuple[str, str], int]:
         """See `Engine`."""
@@ -181,7 +183,7 @@ class MemoryEngine:
             case Upkeep():
                 return False
             case Repair():
-                return ()
+                return True
             case AddKey():
                 return self._add_key(operation)
             case RevokeKey():

@@ -163,29 +163,18 @@ class MemoryStore:
                 limit, subject, override, settled=settled, reserved=reserved, resets_at_ms=window.ends_at_ms
             )
 
-    def spend(
-        self, label: str, *, since_ms: int, until_ms: int | None, of: tuple[Limit, str] | None
-    ) -> Sequence[SpendRow]:
+    def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> Sequence[SpendRow]:
         """See `Ledger.spend`."""
-        rows: dict[str, SpendRow] = {}
-        for one in self.reservations.values():
-            if one.reserved_at_ms < since_ms or (until_ms is not None and one.reserved_at_ms >= until_ms):
-                continue
-            if of is not None and not (of[0].covers(one.labels) and of[0].subject_of(one.labels) == of[1]):
-                continue
-            value = one.labels.get(label, "")
-            for ending in one.endings:
-                row = rows.get(value, SpendRow(value, 0, 0, 0, 0, 0))
-                amounts = ending.entry.amounts
-                rows[value] = SpendRow(
-                    value,
-                    row.calls + ending.calls,
-                    row.input_tokens + amounts.input_tokens,
-                    row.output_tokens + amounts.output_tokens,
-                    row.cost + amounts.cost,
-                    row.estimated_cost + ending.estimated_cost,
-                )
-        return sorted(rows.values(), key=lambda row: (-row.cost, row.value))
+        made = [one for one in self.reservations.values() if one.reserved_at_ms >= since_ms]
+        return _spend_by(label, [one for one in made if until_ms is None or one.reserved_at_ms < until_ms])
+
+    def spenders(self, label: str, limit: Limit, subject: str, since_ms: int) -> Sequence[SpendRow]:
+        """See `Ledger.spenders`; exact here."""
+        if limit.is_rate or not FLEETING_LABELS.isdisjoint((*limit.each, *limit.match)):
+            return []
+        made = [one for one in self.reservations.values() if one.reserved_at_ms >= since_ms]
+        counted = [one for one in made if limit.covers(one.labels) and limit.subject_of(one.labels) == subject]
+        return _spend_by(label, [one for one in counted if one.endings])
 
     def settled_since(self, since_ms: int) -> Mapping[tuple[str, str], int]:
         """See `Ledger.settled_since`; exact here."""
@@ -275,3 +264,21 @@ class MemoryStore:
                     reserved += one.held.of(limit.unit)
                 totals[subject] = (settled, reserved)
         return totals
+
+
+def _spend_by(label: str, several: Iterable[Reservation]) -> Sequence[SpendRow]:
+    rows: dict[str, SpendRow] = {}
+    for one in several:
+        value = one.labels.get(label, "")
+        for ending in one.endings:
+            row = rows.get(value, SpendRow(value, 0, 0, 0, 0, 0))
+            amounts = ending.entry.amounts
+            rows[value] = SpendRow(
+                value,
+                row.calls + ending.calls,
+                row.input_tokens + amounts.input_tokens,
+                row.output_tokens + amounts.output_tokens,
+                row.cost + amounts.cost,
+                row.estimated_cost + ending.estimated_cost,
+            )
+    return sorted(rows.values(), key=lambda row: (-row.cost, row.value))

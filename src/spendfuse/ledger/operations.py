@@ -118,11 +118,21 @@ class Upkeep:
 
 
 @dataclass(frozen=True, slots=True)
-class Repair:
-    """See `Ledger.repair`; the outcome is a tuple of mismatches. Only what `found`, an audit without a lock, names is
-    looked at again."""
+class Audit:
+    """What an audit found in a snapshot, without any lock.
+
+    `basis` is equal while differences stay as they are: no repair was made, and no limits were applied.
+    """
 
     found: tuple[Mismatch, ...]
+    basis: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """See `Ledger.repair`; the outcome is a bool: False, and nothing has changed, when the audit is outdated."""
+
+    audit: Audit
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,18 +192,7 @@ Operation = (
     | NoteSpent
     | BreakerOperation
 )
-Outcome = (
-    Admitted
-    | Refused
-    | Entry
-    | tuple[Entry, ...]
-    | tuple[Mismatch, ...]
-    | OutboxWork
-    | bool
-    | BreakerStates
-    | LedgerError
-    | None
-)
+Outcome = Admitted | Refused | Entry | tuple[Entry, ...] | OutboxWork | bool | BreakerStates | LedgerError | None
 """What became of one operation. An error is a value here: it is that of one operation, not of its batch."""
 
 
@@ -218,13 +217,11 @@ class Engine(Protocol):
         """See `Ledger.balances`."""
         ...
 
-    async def audit(self) -> Sequence[Mismatch]:
+    async def audit(self) -> Audit:
         """See `Ledger.audit`."""
         ...
 
-    async def spend(
-        self, label: str, *, since_ms: int, until_ms: int | None, of: tuple[Limit, str] | None
-    ) -> Sequence[SpendRow]:
+    async def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> Sequence[SpendRow]:
         """See `Ledger.spend`."""
         ...
 
@@ -234,6 +231,10 @@ class Engine(Protocol):
 
     async def overruns(self) -> Sequence[TargetOverrun]:
         """See `Ledger.overruns`."""
+        ...
+
+    async def spenders(self, label: str, limit: Limit, subject: str, *, since_ms: int) -> Sequence[SpendRow]:
+        """See `Ledger.spenders`."""
         ...
 
     async def settled_since(self, since_ms: int) -> Mapping[tuple[str, str], int]:

@@ -14,21 +14,12 @@ from spendfuse.ledger.alerts import ChannelHealth, StoredAlert
 from spendfuse.ledger.applied import AppliedLimits
 from spendfuse.ledger.batching import STORE_TIMEOUT_S
 from spendfuse.ledger.breakers import BreakerChange, BreakerStates
-from spendfuse.ledger.operations import Operation, Outcome
+from spendfuse.ledger.operations import Audit, Operation, Outcome
 from spendfuse.ledger.postgres_connection import PostgresConnection, connect, migrate, unavailable
 from spendfuse.ledger.postgres_reader import PostgresReader
 from spendfuse.ledger.postgres_writer import LEASE_S, PostgresWriter
 from spendfuse.ledger.spent import SpentLine
-from spendfuse.ledger.store import (
-    BalanceLine,
-    KeyRecord,
-    Ledger,
-    Mismatch,
-    RefusalCount,
-    SpendRow,
-    TargetOverrun,
-    Topic,
-)
+from spendfuse.ledger.store import BalanceLine, KeyRecord, Ledger, RefusalCount, SpendRow, TargetOverrun, Topic
 from spendfuse.ledger.verbs import BatchingLedger
 
 
@@ -108,15 +99,17 @@ class PostgresEngine:
         """See `Engine`."""
         return await self._reader.balances(limit_name)
 
-    async def audit(self) -> Sequence[Mismatch]:
+    async def audit(self) -> Audit:
         """See `Engine`."""
         return await self._reader.audit()
 
-    async def spend(
-        self, label: str, *, since_ms: int, until_ms: int | None, of: tuple[Limit, str] | None
-    ) -> Sequence[SpendRow]:
+    async def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> Sequence[SpendRow]:
         """See `Engine`."""
-        return await self._reader.spend(label, since_ms=since_ms, until_ms=until_ms, of=of)
+        return await self._reader.spend(label, since_ms=since_ms, until_ms=until_ms)
+
+    async def spenders(self, label: str, limit: Limit, subject: str, *, since_ms: int) -> Sequence[SpendRow]:
+        """See `Engine`."""
+        return await self._reader.spenders(label, limit, subject, since_ms)
 
     async def settled_since(self, since_ms: int) -> Mapping[tuple[str, str], int]:
         """See `Engine`."""

@@ -25,6 +25,7 @@ _LOCK_ROWS = sql("postgres", "lock_rows")
 _WRITE_ROWS = sql("postgres", "write_rows")
 _SELECT_NAMED = sql("postgres", "select_named")
 _SELECT_DUE = sql("postgres", "select_due")
+_SELECT_OWNERLESS = sql("postgres", "select_ownerless")
 _SELECT_ENTRIES = sql("postgres", "select_entries")
 
 
@@ -107,9 +108,17 @@ class PostgresBatch(Batch):
 
 
 class Locking:
-    """Locks what the operations of one batch may touch."""
+    """Locks what the operations of one batch may touch; with `has_ownerless`, what dead owners left among it."""
 
-    def __init__(self, connection: PostgresConnection, books: PostgresBooks, operations: Sequence[Operation]) -> None:
+    def __init__(
+        self,
+        connection: PostgresConnection,
+        books: PostgresBooks,
+        operations: Sequence[Operation],
+        *,
+        has_ownerless: bool,
+    ) -> None:
+        self._has_ownerless = has_ownerless
         self._connection = connection
         self._books = books
         self._operations = operations
@@ -158,9 +167,11 @@ class Locking:
                 self._name(*row)
         if any(isinstance(operation, ExpireDue) for operation in self._operations):
             clock_ms = None if clock_ns is None else clock_ns // NS_PER_MS
-            for *row, is_ownerless in await self._connection.rows(_SELECT_DUE, clock_ms):
+            for row in await self._connection.rows(_SELECT_DUE, clock_ms):
                 self._name(*row)
-                if is_ownerless:
+            if self._has_ownerless:
+                for row in await self._connection.rows(_SELECT_OWNERLESS):
+                    self._name(*row)
                     self._ownerless.add(row[0])
 
     def _name(

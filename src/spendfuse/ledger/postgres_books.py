@@ -19,7 +19,7 @@ from spendfuse.ledger.applied import AppliedLimits
 from spendfuse.ledger.definitions import StoredLimit
 from spendfuse.ledger.endings import raised_overrun
 from spendfuse.ledger.postgres_connection import PostgresConnection, StartAgain
-from spendfuse.ledger.postgres_limits import limits_in_force, newest_hash, overrides
+from spendfuse.ledger.postgres_limits import limits_in_force, newest_hash, overrides, positions
 from spendfuse.ledger.rows import (
     Attribution,
     BalanceRow,
@@ -119,6 +119,7 @@ class PostgresBooks:
         self._overruns: dict[str, TargetOverrun] = {}
         self.revision = -1
         self.is_outdated = False
+        self.horizon_ms = 0
         self.subjects = PostgresSubjects()
         self.known: dict[ReservationId, OpenReservation] = {}
         """Reservations that this process opened, as far as it remembers: whose they are, not whether they are open."""
@@ -130,6 +131,7 @@ class PostgresBooks:
         self.forget()
         self.revision = await connection.only(_SELECT_REVISION, "limits")
         self.is_outdated = self.own is not None and await newest_hash(connection) != self.own.hash
+        self.horizon_ms = (await positions(connection)).horizon_ms
         stored = await limits_in_force(connection)
         self._stored = {one.limit.identity: one for one in stored}
         self._limits = (

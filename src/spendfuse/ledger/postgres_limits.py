@@ -13,7 +13,7 @@ from spendfuse.core.subjects import each_text
 from spendfuse.core.windows import Window
 from spendfuse.ledger.applied import AppliedLimits, window_of
 from spendfuse.ledger.definitions import Override, StoredLimit, limit_from_text, limit_text
-from spendfuse.ledger.folding import Sum, fits_rollup, fold, sums
+from spendfuse.ledger.folding import Positions, Sum, fits_rollup, fold, sums
 from spendfuse.ledger.operations import SetAmount
 from spendfuse.ledger.postgres_connection import PostgresConnection
 from spendfuse.ledger.statements import sql
@@ -38,10 +38,12 @@ _HAS_ENDED_OVERRIDES = sql("postgres", "has_ended_overrides")
 _DELETE_ENDED_OVERRIDES = sql("postgres", "delete_ended_overrides")
 _INSERT_BALANCES = sql("postgres", "insert_balances")
 _INSERT_SEEN_SUBJECTS = sql("postgres", "insert_seen_subjects")
+_CARRY = sql("postgres", "carry")
 _GROW_REVISION = sql("postgres", "grow_revision")
 _FOLD_ENTRIES = sql("postgres", "fold_entries")
 _FOLD_SPEND = sql("postgres", "fold_spend")
 _FOLD_RESERVATIONS = sql("postgres", "fold_reservations")
+_SELECT_POSITIONS = sql("postgres", "select_positions")
 _SELECT_LABEL_SETS = sql("postgres", "select_label_sets")
 
 
@@ -71,6 +73,13 @@ async def overrides(connection: PostgresConnection) -> dict[tuple[int, str], Ove
 async def label_sets(connection: PostgresConnection) -> dict[int, Labels]:
     """All interned labels, by number."""
     return {number: json.loads(text) for number, text in await connection.rows(_SELECT_LABEL_SETS)}
+
+
+async def positions(connection: PostgresConnection) -> Positions:
+    """How far upkeep has come."""
+    row = await connection.row(_SELECT_POSITIONS)
+    assert row is not None
+    return Positions(*row)
 
 
 async def apply_limits(connection: PostgresConnection, applied: AppliedLimits, now_ms: int) -> None:
@@ -164,7 +173,8 @@ async def _note_known_subjects(connection: PostgresConnection, limit: Limit) -> 
 async def _open_balances(connection: PostgresConnection, limit: Limit, limit_id: int, now_ms: int) -> None:
     window = window_of(limit, now_ms)
     own_amounts = {key: override.amount for key, override in (await overrides(connection)).items()}
-    folded = await Fold(connection).of(limit, window, use_rollup=True)
+    opening = Fold(connection)
+    folded = await opening.of(limit, window, use_rollup=True)
     await _note_subjects(connection, {(limit.each, subject) for subject in folded})
     subjects = sorted(folded)
     amounts = [own_amounts.get((limit_id, subject), limit.amount) for subject in subjects]
@@ -176,6 +186,10 @@ async def _open_balances(connection: PostgresConnection, limit: Limit, limit_id:
     ]
     key = (limit_id, window.number, window.starts_at_ms, window.ends_at_ms)
     await connection.change(_INSERT_BALANCES, *key, subjects, amounts, ceilings, settled, reserved)
+    carried = await opening.carried(limit, window)
+    if carried:
+        places = [limit_id] * len(carried), list(carried), [window.number] * len(carried)
+        await connection.change(_CARRY, list(carried.values()), *places)
 
 
 class Fold:
@@ -195,6 +209,16 @@ class Fold:
             settled=await self._sums_of(entries, window.starts_at_ms, until_ms),
             reserved=await self._sums_of(_FOLD_RESERVATIONS, window.starts_at_ms, until_ms),
         )
+
+    async def carried(self, limit: Limit, window: Window) -> dict[str, int]:
+        """What entries have settled that retention has deleted: the part of `of`, by the rollup, that is not among the
+        entries any more."""
+        until_ms = (await positions(self._connection)).horizon_ms
+        if until_ms <= window.starts_at_ms or not fits_rollup(limit, window):
+            return {}
+        both = [await self._sums_of(one, window.starts_at_ms, until_ms) for one in (_FOLD_SPEND, _FOLD_ENTRIES)]
+        whole, left = [fold(limit, settled=one, reserved=()) for one in both]
+        return {subject: settled - left.get(subject, (0, 0))[0] for subject, (settled, _) in whole.items()}
 
     async def _sums_of(self, statement: str, from_ms: int, until_ms: int) -> list[Sum]:
         if self._label_sets is None:

@@ -22,13 +22,15 @@ from spendfuse.ledger.operations import (
     SetAmount,
     Upkeep,
 )
+from spendfuse.ledger.pieces import Piece
 from spendfuse.ledger.postgres_alerts import insert_alerts, outbox_step
+from spendfuse.ledger.postgres_audit import repair
 from spendfuse.ledger.postgres_books import PostgresBooks
 from spendfuse.ledger.postgres_breakers import PostgresBreakers
 from spendfuse.ledger.postgres_connection import PostgresConnection
 from spendfuse.ledger.postgres_limits import apply_limits, set_amount
 from spendfuse.ledger.postgres_spent import note_spent
-from spendfuse.ledger.postgres_upkeep import keep_up, repair
+from spendfuse.ledger.postgres_upkeep import keep_up
 from spendfuse.ledger.spent import NoteSpent
 from spendfuse.ledger.statements import sql
 from spendfuse.ledger.store import KeyRecord, Topic
@@ -76,11 +78,14 @@ async def run_rare(
         case OutboxStep():
             return await outbox_step(connection, operation, now_ms)
         case Upkeep():
-            return await keep_up(connection, retention_ms=operation.retention_ms, now_ms=now_ms)
+            piece = await keep_up(connection, retention_ms=operation.retention_ms, now_ms=now_ms)
+            if piece is Piece.LIMITS_CHANGED:
+                await books.reload(connection)
+            return piece is not Piece.NOTHING
         case Repair():
-            repaired = await repair(connection, now_ms=now_ms)
+            is_repaired = await repair(connection, operation.audit, now_ms)
             await books.reload(connection)
-            return repaired
+            return is_repaired
         case NoteSpent():
             return await note_spent(connection, operation, now_ms)
         case _:

@@ -10,28 +10,32 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
 from spendfuse.clock import Clock
 from spendfuse.core.breakers import Breaker, Counts
+from spendfuse.core.labels import FLEETING_LABELS
 from spendfuse.core.limits import Limit
 from spendfuse.core.money import AMOUNT_MAX
-from spendfuse.core.windows import NS_PER_MS, Window
+from spendfuse.core.windows import NS_PER_MS
 from spendfuse.ledger.alerts import ChannelHealth, StoredAlert
 from spendfuse.ledger.applied import window_of
 from spendfuse.ledger.baselines import Spent, baseline_of, baseline_spans, spent_of
 from spendfuse.ledger.definitions import Override, StoredLimit
-from spendfuse.ledger.folding import SumRow, mismatches, settled_by_limit, spend_parts, spend_rows, sums
+from spendfuse.ledger.folding import spend_parts, sums
 from spendfuse.ledger.lines import always_shown, balance_line, rate_line
+from spendfuse.ledger.operations import Audit
 from spendfuse.ledger.postgres_alerts import read_alerts, read_channel_health
+from spendfuse.ledger.postgres_audit import audit
 from spendfuse.ledger.postgres_connection import PostgresConnection, unavailable
-from spendfuse.ledger.postgres_limits import Fold, label_sets, limits_in_force, overrides
+from spendfuse.ledger.postgres_limits import label_sets, limits_in_force, overrides, positions
+from spendfuse.ledger.spenders import bucket_of, knows, settled_by_limit, spender_rows
 from spendfuse.ledger.statements import sql
-from spendfuse.ledger.store import BalanceLine, Mismatch, RefusalCount, SpendRow
+from spendfuse.ledger.store import BalanceLine, RefusalCount, SpendRow
 
 _SELECT_CLOCK = sql("postgres", "select_clock")
-_SELECT_CURRENT_BALANCES = sql("postgres", "select_current_balances")
-_SELECT_BALANCES = sql("postgres", "select_balances")
 _SELECT_REFUSALS = sql("postgres", "select_refusals")
-_SELECT_RATES = sql("postgres", "select_rates")
-_FOLD_ENTRIES = sql("postgres", "fold_entries")
 _FOLD_SPEND = sql("postgres", "fold_spend")
+_SELECT_CURRENT_BALANCES = sql("postgres", "select_current_balances")
+_SELECT_RATES = sql("postgres", "select_rates")
+_REPORT_SPEND = sql("postgres", "report_spend")
+_REPORT_FLEETING_SPEND = sql("postgres", "report_fleeting_spend")
 
 
 class PostgresReader:
@@ -52,7 +56,7 @@ class PostgresReader:
     async def balances(self, limit_name: str | None) -> list[BalanceLine]:
         """See `Ledger.balances`."""
         async with self._snapshot() as connection:
-            now_ns = await connection.only(_SELECT_CLOCK) if self._clock is None else self._clock.now_ns()
+            now_ns = await self._now_ns(connection)
             amounts = await overrides(connection)
             lines: list[BalanceLine] = []
             for stored in await limits_in_force(connection):
@@ -60,38 +64,35 @@ class PostgresReader:
                     lines += await _lines(connection, stored, amounts, now_ns)
             return lines
 
-    async def audit(self) -> list[Mismatch]:
-        """See `Ledger.audit`. Folds the entries themselves, never the rollup."""
+    async def audit(self) -> Audit:
+        """See `Ledger.audit`."""
         async with self._snapshot() as connection:
-            fold = Fold(connection)
-            stored = {one.limit_id: one for one in await limits_in_force(connection)}
-            kept: dict[tuple[int, Window], dict[str, tuple[int, int]]] = {}
-            for row in await connection.rows(_SELECT_BALANCES):
-                limit_id, subject, number, starts_at_ms, ends_at_ms, settled, reserved = row
-                window = Window(number, starts_at_ms, ends_at_ms)
-                kept.setdefault((limit_id, window), {})[subject] = (settled, reserved)
-            found: list[Mismatch] = []
-            for (limit_id, window), balances in kept.items():
-                limit = stored[limit_id].limit
-                found += mismatches(limit, window, balances, await fold.of(limit, window))
-            return found
+            return await audit(connection, await self._now_ns(connection) // NS_PER_MS)
 
-    async def spend(
-        self, label: str, *, since_ms: int, until_ms: int | None, of: tuple[Limit, str] | None
-    ) -> list[SpendRow]:
+    async def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> list[SpendRow]:
         """See `Ledger.spend`."""
         async with self._snapshot() as connection:
-            rows: list[SumRow] = []
-            for part in spend_parts(label, since_ms=since_ms, until_ms=until_ms, of=of):
-                statement = _FOLD_SPEND if part.is_rollup else _FOLD_ENTRIES
-                rows += await connection.rows(statement, part.from_ms, part.until_ms)  # type: ignore[arg-type]
-            return spend_rows(label, rows, await label_sets(connection), of=of)
+            known = await positions(connection)
+            parts = spend_parts(label, since_ms=since_ms, until_ms=until_ms, positions=known)
+            is_fleeting = label in FLEETING_LABELS
+            statement = _REPORT_FLEETING_SPEND if is_fleeting else _REPORT_SPEND
+            spans = [parts.entries] if is_fleeting else [parts.buckets, parts.entries]
+            columns = [[span[end] for span in several] for several in spans for end in (0, 1)]
+            return [SpendRow(*row) for row in await connection.rows(statement, label, *parts.days, *columns)]
+
+    async def spenders(self, label: str, limit: Limit, subject: str, since_ms: int) -> list[SpendRow]:
+        """See `Ledger.spenders`."""
+        if not knows(limit):
+            return []
+        async with self._snapshot() as connection:
+            rows = await connection.rows(_FOLD_SPEND, bucket_of(since_ms), AMOUNT_MAX)
+            return spender_rows(label, limit, subject, rows, await label_sets(connection))  # type: ignore[arg-type]
 
     async def settled_since(self, since_ms: int) -> dict[tuple[str, str], int]:
         """See `Ledger.settled_since`."""
         async with self._snapshot() as connection:
             limits = [stored.limit for stored in await limits_in_force(connection)]
-            rows = await connection.rows(_FOLD_SPEND, since_ms, AMOUNT_MAX)
+            rows = await connection.rows(_FOLD_SPEND, bucket_of(since_ms), AMOUNT_MAX)
             return settled_by_limit(limits, list(sums(rows, await label_sets(connection))))  # type: ignore[arg-type]
 
     async def refusals(self, since_ms: int, until_ms: int) -> list[RefusalCount]:
@@ -111,18 +112,21 @@ class PostgresReader:
     async def channel_health(self) -> list[ChannelHealth]:
         """See `AlertLedger.channel_health`."""
         async with self._snapshot() as connection:
-            now_ns = await connection.only(_SELECT_CLOCK) if self._clock is None else self._clock.now_ns()
-            return await read_channel_health(connection, now_ns // NS_PER_MS)
+            return await read_channel_health(connection, await self._now_ns(connection) // NS_PER_MS)
+
+    async def _now_ns(self, connection: PostgresConnection) -> int:
+        now_ns: int = await connection.only(_SELECT_CLOCK) if self._clock is None else self._clock.now_ns()
+        return now_ns
 
     async def baseline(self, breaker: Breaker) -> dict[str, Counts]:
         """See `BreakerLedger.baseline`."""
         async with self._snapshot() as connection:
-            now_ns = await connection.only(_SELECT_CLOCK) if self._clock is None else self._clock.now_ns()
+            now_ms = await self._now_ns(connection) // NS_PER_MS
             labels, spans = await label_sets(connection), list[Iterable[Spent]]()
-            for from_ms, until_ms in baseline_spans(breaker, now_ns // NS_PER_MS):
+            for from_ms, until_ms in baseline_spans(breaker, now_ms):
                 rows = await connection.rows(_FOLD_SPEND, from_ms, until_ms)
                 spans.append(spent_of(rows, labels))  # type: ignore[arg-type]
-            return baseline_of(breaker, spans, now_ns // NS_PER_MS)
+            return baseline_of(breaker, spans, now_ms)
 
     @contextlib.asynccontextmanager
     async def _snapshot(self) -> AsyncGenerator[PostgresConnection]:

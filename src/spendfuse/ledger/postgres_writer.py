@@ -92,6 +92,8 @@ class PostgresWriter:
         self._connection: PostgresConnection | None = None
         self._is_closed = False
         self._books = PostgresBooks(applied)
+        self._has_ownerless = True
+        """Whether to look for what dead owners held: once one was deleted, and at first."""
         self._doubtful: dict[ReservationId, None] = {}
         self.owner_id = 0
 
@@ -118,6 +120,8 @@ class PostgresWriter:
             self._applied = self._books.own
             for batch in batches:
                 batch.remember()
+            if any(isinstance(one, ExpireDue) for one in operations):
+                self._has_ownerless = False
             self._doubtful.clear()
             return outcomes[len(doubtful) :]
 
@@ -240,6 +244,7 @@ class PostgresWriter:
         await connection.run("BEGIN")
         await lock_store(connection)
         await connection.change(_DELETE_OWNER, self.owner_id)
+        self._has_ownerless = True
         batch = await self._locked(connection, [ExpireDue()])
         batch.expire_due()
         await batch.write(connection)
@@ -280,6 +285,7 @@ class PostgresWriter:
             await lock_store(connection)
         if has_dead_owners:
             await connection.change(_DELETE_DEAD_OWNERS, self.owner_id)
+            self._has_ownerless = True
         before = next(place for place, one in enumerate(operations) if isinstance(one, ExpireDue)) if has_ended else 0
         outcomes, batches = await self._run_in_order(connection, operations[:before], is_repeated=is_repeated)
         if has_ended:
@@ -313,7 +319,7 @@ class PostgresWriter:
 
     async def _locked(self, connection: PostgresConnection, operations: Sequence[Operation]) -> PostgresBatch:
         clock_ns = None if self._clock is None else self._clock.now_ns()
-        locking = Locking(connection, self._books, operations)
+        locking = Locking(connection, self._books, operations, has_ownerless=self._has_ownerless)
         batch = await locking.lock(owner_id=self.owner_id, clock_ns=clock_ns, now_ns=clock_ns or self._guessed_ns())
         self._note_time(batch.now_ns)
         if not batch.is_owner and self.owner_id and not self._is_closed:

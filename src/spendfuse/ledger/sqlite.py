@@ -15,20 +15,11 @@ from spendfuse.ledger.alerts import ChannelHealth, StoredAlert
 from spendfuse.ledger.applied import AppliedLimits
 from spendfuse.ledger.batching import STORE_TIMEOUT_S
 from spendfuse.ledger.breakers import BreakerChange, BreakerStates
-from spendfuse.ledger.operations import Operation, Outcome
+from spendfuse.ledger.operations import Audit, Operation, Outcome
 from spendfuse.ledger.spent import SpentLine
 from spendfuse.ledger.sqlite_reader import SqliteReader
 from spendfuse.ledger.sqlite_writer import SqliteWriter
-from spendfuse.ledger.store import (
-    BalanceLine,
-    KeyRecord,
-    Ledger,
-    Mismatch,
-    RefusalCount,
-    SpendRow,
-    TargetOverrun,
-    Topic,
-)
+from spendfuse.ledger.store import BalanceLine, KeyRecord, Ledger, RefusalCount, SpendRow, TargetOverrun, Topic
 from spendfuse.ledger.verbs import BatchingLedger
 from spendfuse.ledger.worker import WorkerThread
 
@@ -93,17 +84,17 @@ class SqliteEngine:
         """See `Engine`."""
         return await self._reading.submit(lambda: self._reader.balances(limit_name))
 
-    async def audit(self) -> Sequence[Mismatch]:
+    async def audit(self) -> Audit:
         """See `Engine`."""
         return await self._reading.submit(self._reader.audit)
 
-    async def spend(
-        self, label: str, *, since_ms: int, until_ms: int | None, of: tuple[Limit, str] | None
-    ) -> Sequence[SpendRow]:
+    async def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> Sequence[SpendRow]:
         """See `Engine`."""
-        return await self._reading.submit(
-            lambda: self._reader.spend(label, since_ms=since_ms, until_ms=until_ms, of=of)
-        )
+        return await self._reading.submit(lambda: self._reader.spend(label, since_ms=since_ms, until_ms=until_ms))
+
+    async def spenders(self, label: str, limit: Limit, subject: str, *, since_ms: int) -> Sequence[SpendRow]:
+        """See `Engine`."""
+        return await self._reading.submit(lambda: self._reader.spenders(label, limit, subject, since_ms))
 
     async def settled_since(self, since_ms: int) -> Mapping[tuple[str, str], int]:
         """See `Engine`."""

@@ -12,6 +12,7 @@ from spendfuse.ledger.statements import sql
 
 _SELECT_RESERVATIONS = sql("sqlite", "select_reservations")
 _SELECT_DUE_RESERVATIONS = sql("sqlite", "select_due_reservations")
+_SELECT_OWNERLESS_RESERVATIONS = sql("sqlite", "select_ownerless_reservations")
 _SELECT_ENTRIES = sql("sqlite", "select_entries")
 _INSERT_RESERVATION = sql("sqlite", "insert_reservation")
 _UPDATE_RESERVATION = sql("sqlite", "update_reservation")
@@ -41,11 +42,14 @@ class SqliteBatch(Batch):
             for row in self._connection.execute(_SELECT_ENTRIES, (json.dumps(others),)):
                 self._remember_entry(row)
 
-    def expire_due(self) -> tuple[Entry, ...]:
-        """Charge at its quote whatever is past its deadline or has no owner any more."""
+    def expire_due(self, *, has_ownerless: bool) -> tuple[Entry, ...]:
+        """Charge at its quote whatever is past its deadline, or has no owner any more where there may be any."""
         self.write()
         rows = self._connection.execute(_SELECT_DUE_RESERVATIONS, {"now_ms": self._now_ms}).fetchall()
-        return self.expire([self._remember(row) for row in rows])
+        if has_ownerless:
+            rows += self._connection.execute(_SELECT_OWNERLESS_RESERVATIONS).fetchall()
+        due = {row[0]: self._remember(row) for row in rows}
+        return self.expire([one for _, one in sorted(due.items())])
 
     def write(self) -> None:
         """Write what has changed since the last call."""

@@ -24,7 +24,7 @@ from spendfuse.ledger.rows import (
     lines_of,
     stored_attribution,
 )
-from spendfuse.ledger.sqlite_limits import limits_in_force, newest_hash, overrides
+from spendfuse.ledger.sqlite_limits import limits_in_force, newest_hash, overrides, positions
 from spendfuse.ledger.sqlite_overruns import note_overrun
 from spendfuse.ledger.sqlite_subjects import SqliteSubjects
 from spendfuse.ledger.statements import sql
@@ -72,6 +72,7 @@ class Books:
         self._dirty = _Dirty()
         self._subjects = SqliteSubjects(connection)
         self.is_outdated = False
+        self.horizon_ms = 0
         self.open: dict[ReservationId, OpenReservation] = {}
         """Open reservations, though not all of them."""
         self.newest_id = 0
@@ -97,6 +98,7 @@ class Books:
         """Read limits and overrides again, after a change of them."""
         (self._limits_revision,) = self._connection.execute(_SELECT_REVISION, ("limits",)).fetchone()
         self.is_outdated = self.own is not None and newest_hash(self._connection) != self.own.hash
+        self.horizon_ms = positions(self._connection).horizon_ms
         stored = limits_in_force(self._connection)
         self._stored = {one.limit.identity: one for one in stored}
         self._limits = self.own if self.own and not self.is_outdated else AppliedLimits(tuple(s.limit for s in stored))

@@ -14,7 +14,7 @@ from spendfuse.core.money import AMOUNT_MAX
 from spendfuse.core.windows import Window
 from spendfuse.ledger.applied import AppliedLimits, window_of
 from spendfuse.ledger.definitions import Override, StoredLimit, limit_from_text, limit_text
-from spendfuse.ledger.folding import Sum, fits_rollup, fold, sums
+from spendfuse.ledger.folding import Positions, Sum, fits_rollup, fold, sums
 from spendfuse.ledger.operations import SetAmount
 from spendfuse.ledger.sqlite_subjects import note_subjects
 from spendfuse.ledger.statements import sql
@@ -36,10 +36,12 @@ _UPSERT_OVERRIDE = sql("sqlite", "upsert_override")
 _DELETE_OVERRIDE = sql("sqlite", "delete_override")
 _DELETE_ENDED_OVERRIDES = sql("sqlite", "delete_ended_overrides")
 _INSERT_BALANCE = sql("sqlite", "insert_balance")
+_CARRY = sql("sqlite", "carry")
 _GROW_REVISION = sql("sqlite", "grow_revision")
 _FOLD_ENTRIES = sql("sqlite", "fold_entries")
 _FOLD_SPEND = sql("sqlite", "fold_spend")
 _FOLD_RESERVATIONS = sql("sqlite", "fold_reservations")
+_SELECT_POSITIONS = sql("sqlite", "select_positions")
 _SELECT_LABEL_SETS = sql("sqlite", "select_label_sets")
 
 
@@ -59,6 +61,11 @@ def overrides(connection: sqlite3.Connection) -> dict[tuple[int, str], Override]
     """The amounts that beat the config's, by limit number and subject."""
     rows = connection.execute(_SELECT_OVERRIDES)
     return {(limit_id, subject): Override(amount, until_ms) for limit_id, subject, amount, until_ms in rows}
+
+
+def positions(connection: sqlite3.Connection) -> Positions:
+    """How far upkeep has come."""
+    return Positions(*connection.execute(_SELECT_POSITIONS).fetchone())
 
 
 def apply_limits(connection: sqlite3.Connection, applied: AppliedLimits, now_ms: int) -> None:
@@ -153,7 +160,8 @@ def _note_known_subjects(connection: sqlite3.Connection, limit: Limit) -> None:
 def _open_balances(connection: sqlite3.Connection, limit: Limit, limit_id: int, now_ms: int) -> None:
     window = window_of(limit, now_ms)
     amounts = {key: override.amount for key, override in overrides(connection).items()}
-    folded = Fold(connection).of(limit, window, use_rollup=True)
+    opening = Fold(connection)
+    folded = opening.of(limit, window, use_rollup=True)
     note_subjects(connection, [(limit.each, subject) for subject in folded])
     for subject, (settled, reserved) in folded.items():
         amount = amounts.get((limit_id, subject), limit.amount)
@@ -161,6 +169,8 @@ def _open_balances(connection: sqlite3.Connection, limit: Limit, limit_id: int, 
         # What was spent before the limit was in force counts as committed then, so it is not an overrun.
         key = (limit_id, subject, window.number, window.starts_at_ms, window.ends_at_ms)
         connection.execute(_INSERT_BALANCE, (*key, amount, ceiling, settled, reserved, 0))
+    for subject, settled in opening.carried(limit, window).items():
+        connection.execute(_CARRY, (settled, limit_id, subject, window.number))
 
 
 class Fold:
@@ -182,6 +192,16 @@ class Fold:
             settled=self._sums_of(entries, window.starts_at_ms, until_ms),
             reserved=self._sums_of(_FOLD_RESERVATIONS, window.starts_at_ms, until_ms),
         )
+
+    def carried(self, limit: Limit, window: Window) -> dict[str, int]:
+        """What entries have settled that retention has deleted: the part of `of`, by the rollup, that is not among the
+        entries any more."""
+        until_ms = positions(self._connection).horizon_ms
+        if until_ms <= window.starts_at_ms or not fits_rollup(limit, window):
+            return {}
+        both = [self._sums_of(one, window.starts_at_ms, until_ms) for one in (_FOLD_SPEND, _FOLD_ENTRIES)]
+        whole, left = [fold(limit, settled=one, reserved=()) for one in both]
+        return {subject: settled - left.get(subject, (0, 0))[0] for subject, (settled, _) in whole.items()}
 
     def _sums_of(self, statement: str, from_ms: int, until_ms: int) -> list[Sum]:
         key = (statement, from_ms, until_ms)

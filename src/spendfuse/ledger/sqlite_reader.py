@@ -10,36 +10,39 @@ from pathlib import Path
 
 from spendfuse.clock import Clock
 from spendfuse.core.breakers import Breaker, Counts
-from spendfuse.core.labels import Labels
+from spendfuse.core.labels import FLEETING_LABELS, Labels
 from spendfuse.core.limits import Limit
 from spendfuse.core.money import AMOUNT_MAX
-from spendfuse.core.windows import NS_PER_MS, Window
+from spendfuse.core.windows import NS_PER_MS
 from spendfuse.ledger.alerts import ChannelHealth, StoredAlert
 from spendfuse.ledger.applied import window_of
 from spendfuse.ledger.baselines import baseline_of, baseline_spans, spent_of
 from spendfuse.ledger.breakers import BreakerChange, BreakerStates
 from spendfuse.ledger.definitions import Override, StoredLimit
-from spendfuse.ledger.folding import SumRow, mismatches, settled_by_limit, spend_parts, spend_rows, sums
+from spendfuse.ledger.folding import spend_parts, sums
 from spendfuse.ledger.lines import always_shown, balance_line, rate_line
+from spendfuse.ledger.operations import Audit
+from spendfuse.ledger.spenders import bucket_of, knows, settled_by_limit, spender_rows
 from spendfuse.ledger.spent import SpentLine
 from spendfuse.ledger.sqlite_alerts import has_outbox_work, read_alerts, read_channel_health
+from spendfuse.ledger.sqlite_audit import audit
 from spendfuse.ledger.sqlite_breakers import breaker_changes, breaker_states
 from spendfuse.ledger.sqlite_file import connect_reader, store_errors
-from spendfuse.ledger.sqlite_limits import Fold, limits_in_force, overrides
+from spendfuse.ledger.sqlite_limits import limits_in_force, overrides, positions
 from spendfuse.ledger.sqlite_spent import spent_now
 from spendfuse.ledger.statements import sql
-from spendfuse.ledger.store import BalanceLine, KeyRecord, Mismatch, RefusalCount, SpendRow, TargetOverrun, Topic
+from spendfuse.ledger.store import BalanceLine, KeyRecord, RefusalCount, SpendRow, TargetOverrun, Topic
 
 _SELECT_CURRENT_BALANCES = sql("sqlite", "select_current_balances")
-_SELECT_BALANCES = sql("sqlite", "select_balances")
 _SELECT_RATES = sql("sqlite", "select_rates")
 _SELECT_REFUSALS = sql("sqlite", "select_refusals")
 _SELECT_KEYS = sql("sqlite", "select_keys")
+_SELECT_LABEL_SETS = sql("sqlite", "select_label_sets")
+_FOLD_SPEND = sql("sqlite", "fold_spend")
 _SELECT_OVERRUNS = sql("sqlite", "select_overruns")
 _SELECT_REVISIONS = sql("sqlite", "select_revisions")
-_SELECT_LABEL_SETS = sql("sqlite", "select_label_sets")
-_FOLD_ENTRIES = sql("sqlite", "fold_entries")
-_FOLD_SPEND = sql("sqlite", "fold_spend")
+_REPORT_SPEND = sql("sqlite", "report_spend")
+_REPORT_FLEETING_SPEND = sql("sqlite", "report_fleeting_spend")
 
 
 class SqliteReader:
@@ -69,37 +72,40 @@ class SqliteReader:
                     lines += self._lines(stored, amounts, now_ns)
             return lines
 
-    def audit(self) -> list[Mismatch]:
-        """See `Ledger.audit`. Folds the entries themselves, never the rollup."""
+    def audit(self) -> Audit:
+        """See `Ledger.audit`."""
         with self._snapshot():
-            fold = Fold(self._connection)
-            stored = {one.limit_id: one for one in limits_in_force(self._connection)}
-            kept: dict[tuple[int, Window], dict[str, tuple[int, int]]] = {}
-            for row in self._connection.execute(_SELECT_BALANCES):
-                limit_id, subject, number, starts_at_ms, ends_at_ms, _, settled, reserved = row
-                window = Window(number, starts_at_ms, ends_at_ms)
-                kept.setdefault((limit_id, window), {})[subject] = (settled, reserved)
-            found: list[Mismatch] = []
-            for (limit_id, window), balances in kept.items():
-                limit = stored[limit_id].limit
-                found += mismatches(limit, window, balances, fold.of(limit, window))
-            return found
+            return audit(self._connection, self._clock.now_ns() // NS_PER_MS)
 
-    def spend(self, label: str, *, since_ms: int, until_ms: int | None, of: tuple[Limit, str] | None) -> list[SpendRow]:
+    def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> list[SpendRow]:
         """See `Ledger.spend`."""
         with self._snapshot():
-            label_sets = self._label_sets()
-            rows: list[SumRow] = []
-            for part in spend_parts(label, since_ms=since_ms, until_ms=until_ms, of=of):
-                statement = _FOLD_SPEND if part.is_rollup else _FOLD_ENTRIES
-                rows += self._connection.execute(statement, {"from_ms": part.from_ms, "until_ms": part.until_ms})
-            return spend_rows(label, rows, label_sets, of=of)
+            parts = spend_parts(label, since_ms=since_ms, until_ms=until_ms, positions=positions(self._connection))
+            parameters = {
+                "label": label,
+                "day_from_ms": parts.days[0],
+                "day_until_ms": parts.days[1],
+                "buckets": json.dumps(parts.buckets),
+                "entries": json.dumps(parts.entries),
+            }
+            statement = _REPORT_FLEETING_SPEND if label in FLEETING_LABELS else _REPORT_SPEND
+            return [SpendRow(*row) for row in self._connection.execute(statement, parameters)]
+
+    def spenders(self, label: str, limit: Limit, subject: str, since_ms: int) -> list[SpendRow]:
+        """See `Ledger.spenders`."""
+        if not knows(limit):
+            return []
+        with self._snapshot():
+            rows = self._connection.execute(_FOLD_SPEND, {"from_ms": bucket_of(since_ms), "until_ms": AMOUNT_MAX})
+            return spender_rows(label, limit, subject, rows, self._label_sets())
 
     def settled_since(self, since_ms: int) -> dict[tuple[str, str], int]:
         """See `Ledger.settled_since`."""
         with self._snapshot():
             limits = [stored.limit for stored in limits_in_force(self._connection)]
-            rows = self._connection.execute(_FOLD_SPEND, {"from_ms": since_ms, "until_ms": AMOUNT_MAX}).fetchall()
+            rows = self._connection.execute(
+                _FOLD_SPEND, {"from_ms": bucket_of(since_ms), "until_ms": AMOUNT_MAX}
+            ).fetchall()
             return settled_by_limit(limits, list(sums(rows, self._label_sets())))
 
     def refusals(self, since_ms: int, until_ms: int) -> list[RefusalCount]:
@@ -159,9 +165,7 @@ class SqliteReader:
         """See `BreakerLedger.baseline`."""
         with self._snapshot():
             now_ms = self._clock.now_ns() // NS_PER_MS
-            labels: dict[int, dict[str, str]] = {
-                number: json.loads(text) for number, text in self._connection.execute(_SELECT_LABEL_SETS)
-            }
+            labels = self._label_sets()
             spans = [
                 spent_of(self._connection.execute(_FOLD_SPEND, {"from_ms": from_ms, "until_ms": until_ms}), labels)
                 for from_ms, until_ms in baseline_spans(breaker, now_ms)

@@ -38,8 +38,10 @@ from spendfuse.ledger.operations import (
     Upkeep,
     Void,
 )
+from spendfuse.ledger.pieces import Piece
 from spendfuse.ledger.spent import NoteSpent
 from spendfuse.ledger.sqlite_alerts import insert_alerts, outbox_step
+from spendfuse.ledger.sqlite_audit import repair
 from spendfuse.ledger.sqlite_batch import SqliteBatch
 from spendfuse.ledger.sqlite_books import Books
 from spendfuse.ledger.sqlite_breakers import SqliteBreakers
@@ -55,9 +57,9 @@ from spendfuse.ledger.sqlite_file import (
 from spendfuse.ledger.sqlite_limits import apply_limits, end_amounts, set_amount
 from spendfuse.ledger.sqlite_overruns import clear_overrun
 from spendfuse.ledger.sqlite_spent import note_spent
-from spendfuse.ledger.sqlite_upkeep import keep_up, repair
+from spendfuse.ledger.sqlite_upkeep import keep_up
 from spendfuse.ledger.statements import sql
-from spendfuse.ledger.store import Topic
+from spendfuse.ledger.store import StaleReservation, Topic
 
 LEASE_MS = 30_000
 LEASE_RENEWAL_MS = 5_000
@@ -88,6 +90,8 @@ class SqliteWriter:
         self._renew_at_ms = 0
         self._purge_at_ms = 0
         self._is_open = False
+        self._looks_for_ownerless = True
+        """Whoever deletes an owner expires what it held in the same transaction; yet the first round looks."""
 
     def open(self) -> None:
         """Create or upgrade the store, apply the limits and register this process.
@@ -186,12 +190,10 @@ class SqliteWriter:
                 return self._apply(batch, operation, now_ms)
             case Upkeep():
                 batch.write()
-                return keep_up(self._connection, retention_ms=operation.retention_ms, now_ms=now_ms)
+                return self._keep_up(operation, now_ms)
             case Repair():
                 batch.write()
-                repaired = repair(self._connection, now_ms=now_ms)
-                self._books.reload_limits()
-                return repaired
+                return self._repair(operation, now_ms)
             case AddKey():
                 return self._add_key(operation, now_ms)
             case RevokeKey():
@@ -212,10 +214,12 @@ class SqliteWriter:
         if self.owner_id and now_ms >= self._renew_at_ms:
             self._connection.execute(_RENEW_LEASE, (now_ms + LEASE_MS, self.owner_id)).fetchall()
             self._renew_at_ms = now_ms + LEASE_RENEWAL_MS
+        has_ownerless = self._looks_for_ownerless
         for (owner_id,) in self._connection.execute(_SELECT_OWNERS).fetchall():
             if owner_id != self.owner_id and self._owners.is_gone(owner_id):
                 self._connection.execute(_DELETE_OWNER, (owner_id,))
                 self._owners.forget(owner_id)
+                has_ownerless = True
         if now_ms >= self._purge_at_ms:
             self._connection.execute(_DELETE_IDLE_RATES, (now_ms * NS_PER_MS,))
             self._connection.execute(_DELETE_OPENED_SUBJECTS, (hour_of(now_ms),))
@@ -223,7 +227,8 @@ class SqliteWriter:
         batch.write()
         if end_amounts(self._connection, now_ms):
             self._books.reload_limits()
-        return batch.expire_due()
+        self._looks_for_ownerless = False
+        return batch.expire_due(has_ownerless=has_ownerless)
 
     def _count_refusals(self, operation: CountRefusals, now_ms: int) -> None:
         rows = [
@@ -254,6 +259,20 @@ class SqliteWriter:
         self._books.own = operation.applied
         self._books.reload_limits()
         return None
+
+    def _keep_up(self, operation: Upkeep, now_ms: int) -> bool:
+        piece = keep_up(self._connection, retention_ms=operation.retention_ms, now_ms=now_ms)
+        if piece is Piece.LIMITS_CHANGED:
+            self._books.reload_limits()
+        return piece is not Piece.NOTHING
+
+    def _repair(self, operation: Repair, now_ms: int) -> bool:
+        is_repaired = repair(self._connection, operation.audit, now_ms)
+        self._books.reload_limits()
+        for one in operation.audit.found:
+            if isinstance(one, StaleReservation):
+                self._books.open.pop(one.reservation_id, None)
+        return is_repaired
 
     def _add_key(self, operation: AddKey, now_ms: int) -> LedgerError | None:
         key = operation.record
@@ -298,5 +317,5 @@ class SqliteWriter:
             self._books.refresh()
             self._connection.execute(_DELETE_OWNER, (self.owner_id,))
             batch = SqliteBatch(self._connection, self._books, owner_id=self.owner_id, now_ns=now_ns)
-            batch.expire_due()
+            batch.expire_due(has_ownerless=True)
             batch.write()

@@ -96,7 +96,20 @@ class RollupMismatch:
     """A quarter of an hour of spend by calls with equal labels that differs from the entries it adds up."""
 
     bucket_ms: int
+    label_set_id: int
     labels: Labels
+    rolled_up: RollupSums
+    by_entries: RollupSums
+
+
+@dataclass(frozen=True, slots=True)
+class DayMismatch:
+    """A day (UTC) of spend by one value of a label that differs from the entries it adds up; the label "" stands for
+    all calls."""
+
+    day_ms: int
+    label: str
+    value: str
     rolled_up: RollupSums
     by_entries: RollupSums
 
@@ -110,7 +123,7 @@ class StaleReservation:
     held: Amounts
 
 
-Mismatch = BalanceMismatch | RollupMismatch | StaleReservation
+Mismatch = BalanceMismatch | RollupMismatch | DayMismatch | StaleReservation
 """What an audit finds wrong."""
 
 
@@ -209,7 +222,7 @@ class Ledger(BreakerLedger, AlertLedger, Protocol):
         the same transaction, what later quotes of the call's target are multiplied by: see `overruns`.
 
         Raises:
-            ReservationUnknown: no reservation has this id.
+            ReservationUnknown: no reservation has this id; ReservationForgotten: it is older than the retention.
             LedgerUnavailable: the store did not commit; the same call may be repeated.
         """
         ...
@@ -242,6 +255,7 @@ class Ledger(BreakerLedger, AlertLedger, Protocol):
         after it was voided or expired, as its reserve may have been committed unseen.
 
         Raises:
+            ReservationForgotten: `at_ms` is before the retention, so that it may have been written down already.
             LedgerUnavailable: as `settle`.
         """
         ...
@@ -280,35 +294,39 @@ class Ledger(BreakerLedger, AlertLedger, Protocol):
 
     async def audit(self) -> Sequence[Mismatch]:
         """Recompute from entries and open reservations every balance, but those that retention is about to delete, and
-        the rollup of spend as far back as there are entries; empty when all agree.
+        the rollups of spend as far back as there are entries; empty when all agree.
         """
         ...
 
     async def repair(self) -> Sequence[Mismatch]:
-        """Audit, and set what differs to what it should be, in one transaction: what differed. Looked at again under
-        the store's lock, so that calls may go on meanwhile. Each correction is kept in the store, with its time.
+        """Audit, and move what differs by as much as it differs, in one transaction; again until nothing differs. What
+        differed.
 
-        Entries are never changed, nor are open reservations, but for stale ones, which go.
+        Calls may go on meanwhile: they move a balance and its fold alike, so a difference stays as it is. Each
+        correction is kept in the store, with its time. Entries are never changed, nor are open reservations, but for
+        stale ones, which go.
 
         Raises:
-            LedgerUnavailable: the store did not commit; nothing was repaired.
+            LedgerUnavailable: the store did not commit; nothing more was repaired.
         """
         ...
 
     async def upkeep(self, retention_ms: int | None) -> bool:
         """Do a bounded piece of what keeps the store small and its reports fast; True when more is left to do.
 
-        Deletes entries older than `retention_ms` (None: keeps all), and the past balances that they made up, but for
-        those of windows that have not ended; the rollups of spend stay. Forgets rates at rest.
+        Adds entries to the rollup of days. Deletes entries older than `retention_ms` (None: keeps all) once they are
+        in it, and the past balances that they made up, but for those of windows that have not ended; the rollups of
+        spend stay.
         """
         ...
 
-    async def spend(
-        self, label: str, *, since_ms: int, until_ms: int | None = None, of: tuple[Limit, str] | None = None
-    ) -> Sequence[SpendRow]:
-        """Spend by the values of one label, the dearest first; calls count by the time of their reservation.
+    async def spend(self, label: str, *, since_ms: int, until_ms: int | None = None) -> Sequence[SpendRow]:
+        """Spend by the values of one label, the dearest first; calls count by the time of their reservation."""
+        ...
 
-        With `of` only those that a limit covers and counts under this subject.
+    async def spenders(self, label: str, limit: Limit, subject: str, *, since_ms: int) -> Sequence[SpendRow]:
+        """Spend by the values of one label since about an instant (to a quarter of an hour), of what a limit counts
+        under a subject; empty where the limit tells calls apart by a fleeting label.
         """
         ...
 

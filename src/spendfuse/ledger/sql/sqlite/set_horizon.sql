@@ -1,0 +1,2 @@
+-- Invariant 14: entries before the horizon may be deleted from now on.
+UPDATE retention SET horizon_ms = ?;
