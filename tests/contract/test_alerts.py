@@ -19,11 +19,12 @@ from ledger_harness import (
 )
 
 from spendfuse.core.alerts import Alert, AlertKind, Phase, Severity, alert_id
+from spendfuse.core.breakers import Breaker, ErrorRate
 from spendfuse.core.limits import Limit, Shadow, Unit
 from spendfuse.core.thresholds import shares_reached
 from spendfuse.ledger.alerts import Claim, Delivery, DeliveryKey, Ended, Fate, OutboxWork, Routed, StoredAlert
 from spendfuse.ledger.spent import SpentNote
-from spendfuse.ledger.store import Ledger
+from spendfuse.ledger.store import Ledger, RefusalCount
 
 MONEY = limit("money", 100, per=DAY)
 TARGET = {**ACME, "target": "openai/gpt-4o"}
@@ -371,3 +372,59 @@ async def test_processes_that_spend_at_once_write_exactly_what_an_oracle_says(se
     told = await _shares(ledgers[0])
     assert len(told) == len(set(told))
     assert set(told) == expected
+
+
+BREAKER = Breaker("errors", ErrorRate(10), each=("target",))
+
+
+async def _force(ledger: Ledger, *, is_open: bool) -> None:
+    await ledger.force_breaker(BREAKER, '["openai/gpt-4o"]', is_open=is_open, why="it lies", who="ops")
+
+
+@contract
+async def test_a_breaker_is_told_of_once_when_it_opens_and_over_when_it_closes(*, harness: Harness) -> None:
+    ledger = await harness.open(MONEY)
+    await _work(ledger)
+    for _ in range(2):
+        await _force(ledger, is_open=True)
+        await _force(ledger, is_open=True)
+        assert await ledger.has_outbox_work("a")
+        await _work(ledger)
+        await _work(ledger)
+        harness.clock.advance(ms=1_000)
+        await _force(ledger, is_open=False)
+        await _work(ledger)
+    told = await ledger.alerts(0)
+    assert [(one.alert.kind, one.alert.about, one.resolution) for one in told] == [
+        (AlertKind.BREAKER, "errors", "closed")
+    ] * 2
+    assert told[0].alert.facts["subject"] == "target=openai/gpt-4o"
+    assert (told[0].alert.facts["why"], told[0].alert.facts["who"]) == ("it lies", "ops")
+
+
+@contract
+async def test_who_spends_a_limit_is_told_under_its_subject(*, harness: Harness) -> None:
+    by_user = limit("user", 1_000, each=("user",), match={"feature": frozenset({"search", "chat"})})
+    by_run = limit("run", 1_000, each=("run",))
+    ledger = await harness.open(by_user, by_run)
+    labels = [("u1", "search", 30), ("u1", "chat", 50), ("u1", "other", 70), ("u2", "chat", 90)]
+    for number, (user, feature, cost) in enumerate(labels, 1):
+        await _spend(ledger, number, cost, user=user, feature=feature, run="r")
+    rows = await ledger.spenders("feature", by_user, '["u1"]', since_ms=0)
+    assert [(row.value, row.cost, row.calls) for row in rows] == [("chat", 50, 1), ("search", 30, 1)]
+    assert await ledger.spenders("feature", by_run, '["r"]', since_ms=0) == []
+    settled = await ledger.settled_since(harness.clock.now_ns() // 1_000_000 - 3_600_000)
+    assert settled == {("user", '["u1"]'): 80, ("user", '["u2"]'): 90}
+
+
+@contract
+async def test_refusals_are_added_up_by_reason_limit_feature_and_user(*, harness: Harness) -> None:
+    ledger = await harness.open(MONEY)
+    one, other = RefusalCount("budget_exceeded", "money", "chat", "u1"), RefusalCount("rate", "calls", "", "")
+    await ledger.count_refusals([one, other, RefusalCount("budget_exceeded", "money", "chat", "u1", 1, shadow=True)])
+    harness.clock.advance(ms=3_600_000)
+    await ledger.count_refusals([one])
+    now_ms = harness.clock.now_ns() // 1_000_000
+    found = await ledger.refusals(now_ms - 3 * 3_600_000, now_ms + 1)
+    assert [(row.code, row.count) for row in found] == [("budget_exceeded", 2), ("rate", 1)]
+    assert [row.count for row in await ledger.refusals(now_ms - 1_800_000, now_ms + 1)] == [1]

@@ -113,7 +113,8 @@ class MemoryEngine:
 
     async def has_outbox_work(self, holder: str) -> bool:
         """See `Engine`."""
-        return self._store.outbox.has_work(holder, self._now_ms(), self._store.why_over)
+        store = self._store
+        return store.outbox.has_work(holder, self._now_ms(), store.why_over, store.breaker_changes)
 
     async def alerts(self, since_ms: int) -> Sequence[StoredAlert]:
         """See `Engine`."""
@@ -195,7 +196,8 @@ class MemoryEngine:
             case RaiseAlerts():
                 return self._store.outbox.insert(operation.alerts, self._now_ms())
             case OutboxStep():
-                return self._store.outbox.step(operation, self._now_ms(), self._store.why_over)
+                store = self._store
+                return store.outbox.step(operation, self._now_ms(), store.why_over, store.breaker_changes)
             case _:
                 assert_never(operation)
 

@@ -1,9 +1,10 @@
 """Alerts and their outbox in memory, as every other engine keeps them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from spendfuse.core.alerts import Alert, Phase
+from spendfuse.core.alerts import Alert, AlertKind, Phase
+from spendfuse.core.breakers import Phase as BreakerPhase
 from spendfuse.ledger.alerts import (
     DUE_MAX,
     GIVEN_UP_SHOWN_MS,
@@ -17,7 +18,9 @@ from spendfuse.ledger.alerts import (
     OutboxWork,
     Resolution,
     StoredAlert,
+    opened_alert,
 )
+from spendfuse.ledger.breakers import BreakerChange
 from spendfuse.ledger.operations import OutboxStep
 
 WhyOver = Callable[[Alert], Resolution | None]
@@ -33,6 +36,8 @@ class MemoryOutbox:
     deliveries: dict[DeliveryKey, Delivery] = field(default_factory=dict[DeliveryKey, Delivery])
     holder: str = ""
     lease_until_ms: int = 0
+    followed: int = 0
+    """So many changes of breakers have become alerts."""
 
     def insert(self, alerts: Iterable[Alert], now_ms: int) -> bool:
         """Write alerts; True when one of them was not there already."""
@@ -43,13 +48,15 @@ class MemoryOutbox:
             self.unrouted.add((stored.number, Phase.RAISED))
         return bool(new)
 
-    def has_work(self, holder: str, now_ms: int, why_over: WhyOver) -> bool:
+    def has_work(self, holder: str, now_ms: int, why_over: WhyOver, changes: Sequence[BreakerChange]) -> bool:
         """See `AlertLedger.has_outbox_work`."""
         may_hold = self.holder == holder or self.lease_until_ms <= now_ms
         is_over = any(_resolution(one, now_ms, why_over) for one in self.alerts.values())
-        return may_hold and bool(self.unrouted or is_over or self._due(now_ms))
+        return may_hold and bool(self.unrouted or is_over or self._due(now_ms) or changes[self.followed :])
 
-    def step(self, operation: OutboxStep, now_ms: int, why_over: WhyOver) -> OutboxWork | None:
+    def step(
+        self, operation: OutboxStep, now_ms: int, why_over: WhyOver, changes: Sequence[BreakerChange]
+    ) -> OutboxWork | None:
         """See `AlertLedger.outbox_step`."""
         for ended in operation.ended:
             self._end(ended, now_ms)
@@ -57,6 +64,7 @@ class MemoryOutbox:
             return None
         self.holder, self.lease_until_ms = operation.holder, now_ms + operation.lease_ms
         self._resolve(now_ms, why_over)
+        self._follow(changes, now_ms)
         for routed in operation.routed:
             self.unrouted.discard((routed.number, routed.phase))
             if routed.details is not None:
@@ -132,10 +140,27 @@ class MemoryOutbox:
         for stored in list(self.alerts.values()):
             resolution = _resolution(stored, now_ms, why_over)
             if resolution is not None:
-                over = replace(stored, resolved_at_ms=now_ms, resolution=resolution.value)
-                self.alerts[stored.alert.alert_id] = over
-                if stored.alert.kind.is_resolved:
-                    self.unrouted.add((stored.number, Phase.RESOLVED))
+                self._note_over(stored, resolution, now_ms)
+
+    def _note_over(self, stored: StoredAlert, resolution: Resolution, now_ms: int) -> None:
+        over = replace(stored, resolved_at_ms=now_ms, resolution=resolution.value)
+        self.alerts[stored.alert.alert_id] = over
+        if stored.alert.kind.is_resolved:
+            self.unrouted.add((stored.number, Phase.RESOLVED))
+
+    def _follow(self, changes: Sequence[BreakerChange], now_ms: int) -> None:
+        """Take in what breakers did since the last time."""
+        for change in changes[self.followed :]:
+            if change.after is BreakerPhase.CLOSED:
+                for stored in list(self.alerts.values()):
+                    alert = stored.alert
+                    is_it = (alert.about, alert.subject) == (change.breaker, change.subject)
+                    if is_it and alert.kind is AlertKind.BREAKER and stored.resolved_at_ms is None:
+                        self._note_over(stored, Resolution.CLOSED, now_ms)
+            alert = opened_alert(change)
+            if alert is not None:
+                self.insert([alert], now_ms)
+        self.followed = len(changes)
 
     def _end(self, ended: Ended, now_ms: int) -> None:
         for place, key in enumerate(ended.keys):
