@@ -228,42 +228,51 @@ def test_the_openai_sdk_sees_one_request_and_a_clear_error(tmp_path: Path) -> No
 
 
 async def _admin(
-    gateway: RunningGateway, method: str, path: str, *, key: str = ADMIN_KEY, **body: object
+    gateway: RunningGateway, method: str, path: str, body: dict[str, object] | None = None, *, key: str = ADMIN_KEY
 ) -> tuple[int, Any]:
     url = f"{gateway.base_url.removesuffix('/v1')}/admin/api{path}"
     headers = {"authorization": f"Bearer {key}"}
-    async with (
-        aiohttp.ClientSession() as session,
-        session.request(method, url, headers=headers, json=body or None) as response,
-    ):
+    async with aiohttp.ClientSession(headers=headers) as session, session.request(method, url, json=body) as response:
         return response.status, await response.json()
+
+
+def admin(gateway: RunningGateway, method: str, path: str, **body: object) -> tuple[int, Any]:
+    """`whose` is `for`, which is no name."""
+    if "whose" in body:
+        body["for"] = body.pop("whose")
+    return asyncio.run(_admin(gateway, method, path, body or None))
 
 
 def test_the_admin_api_opens_closes_and_lists_for_who_has_the_key(tmp_path: Path) -> None:
     with running_simulator(HEALTHY) as simulator, _one(config_text(simulator, more=BREAKERS), tmp_path) as running:
-        gateway = running[0]
-        status, _ = asyncio.run(_admin(gateway, "GET", "/breakers", key="another-key-of-at-least-twenty"))
-        assert status == 401
-        path = "/breakers/errors/open"
-        status, told = asyncio.run(_admin(gateway, "POST", path, **{"for": [TARGET], "why": "down", "who": "ana"}))
+        gateway, path = running[0], "/breakers/errors/open"
+        assert asyncio.run(_admin(gateway, "GET", "/breakers", key="another-key-of-at-least-twenty"))[0] == 401
+        status, told = admin(gateway, "POST", path, whose=[TARGET], why="down", who="ana")
         assert (status, told["state"], told["who"]) == (200, "forced_open", "ana")
         # At once, in the process that changed it.
         assert statuses(running, 1) == {503: 1}
-        status, told = asyncio.run(_admin(gateway, "GET", "/breakers"))
+        status, told = admin(gateway, "GET", "/breakers")
         assert (told["breakers"][0]["breaker"], told["breakers"][0]["state"]) == ("errors", "forced_open")
-        assert asyncio.run(_admin(gateway, "POST", path, **{"for": [TARGET]}))[0] == 400
-        assert asyncio.run(_admin(gateway, "POST", path, **{"for": [], "why": "x"}))[0] == 400
-        assert asyncio.run(_admin(gateway, "POST", "/breakers/none/open", why="x"))[0] == 404
-        status, _ = asyncio.run(_admin(gateway, "POST", "/breakers/errors/close", **{"for": [TARGET]}))
-        assert status == 200
+        assert admin(gateway, "POST", path, whose=[TARGET])[0] == 400
+        assert admin(gateway, "POST", path, whose=[], why="x")[0] == 400
+        assert admin(gateway, "POST", path, whose=TARGET, why="x")[0] == 400
+        assert admin(gateway, "POST", path, whose=[TARGET], why="x", more=1)[0] == 400
+        assert admin(gateway, "POST", "/breakers/none/open", why="x")[0] == 404
+        assert admin(gateway, "POST", "/breakers/errors/close", whose=[TARGET])[0] == 200
         assert statuses(running, 1) == {200: 1}
-        _, told = asyncio.run(_admin(gateway, "GET", "/breakers/log"))
+        _, told = admin(gateway, "GET", "/breakers/log")
         assert [(one["to"], one["who"]) for one in told["changes"]] == [("forced_open", "ana"), ("closed", "admin API")]
+
+
+def test_the_admin_api_is_not_served_to_other_addresses(tmp_path: Path) -> None:
+    config = BREAKERS + "admin_from: 192.0.2.0/24\n"
+    with running_simulator(HEALTHY) as simulator, _one(config_text(simulator, more=config), tmp_path) as running:
+        assert admin(running[0], "GET", "/breakers")[0] == 403
 
 
 def test_without_an_admin_key_there_is_no_admin_api(tmp_path: Path) -> None:
     with running_simulator(HEALTHY) as simulator, _one(config_text(simulator), tmp_path) as running:
-        assert asyncio.run(_admin(running[0], "GET", "/breakers"))[0] == 404
+        assert admin(running[0], "GET", "/breakers")[0] == 404
 
 
 def test_a_target_that_asked_to_be_left_alone_is_paused_in_all_processes(processes: Start, tmp_path: Path) -> None:

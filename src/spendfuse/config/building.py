@@ -88,15 +88,12 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
             warnings.append(f"providers.{provider.name}.api_key: is not set")
     models = _models(document, providers, problems)
     keys = _keys(document, problems)
-    limits = tuple(
-        _limit(name, section, document=document, problems=problems) for name, section in document.limits.items()
-    )
+    limits = tuple([_limit(name, one, document=document, problems=problems) for name, one in document.limits.items()])
     alerting = build_alerting(document, problems)
     warnings += alert_warnings(document)
     breakers = build_breakers(document, limits, problems)
     _check_deadline(document, problems)
-    if document.admin_key is not None and len(document.admin_key.reveal()) < ADMIN_KEY_LENGTH_MIN:
-        problems.add(("admin_key",), f"is too short, expected at least {ADMIN_KEY_LENGTH_MIN} characters at random")
+    admin_key_digest = _admin_key_digest(document, problems)
     _check_retention(document.retention, limits, problems)
     problems.raise_any()
     assert store is not None
@@ -121,16 +118,20 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
         limits=limits,
         alerting=alerting,
         breakers=breakers,
-        admin_key_digest=_admin_key_digest(document),
+        admin_key_digest=admin_key_digest,
         admin_from=tuple(document.admin_from),
         betas=tuple(document.betas),
         warnings=tuple(warnings),
     )
 
 
-def _admin_key_digest(document: Document) -> bytes | None:
-    key = document.admin_key
-    return None if key is None else hashlib.sha256(key.reveal().encode()).digest()
+def _admin_key_digest(document: Document, problems: Problems) -> bytes | None:
+    if document.admin_key is None:
+        return None
+    key = document.admin_key.reveal()
+    if len(key) < ADMIN_KEY_LENGTH_MIN:
+        problems.add(("admin_key",), f"is too short, expected at least {ADMIN_KEY_LENGTH_MIN} characters at random")
+    return hashlib.sha256(key.encode()).digest()
 
 
 def _store(text: str, folder: pathlib.Path, problems: Problems) -> Store | None:
