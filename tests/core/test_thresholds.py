@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spendfuse.core.alerts import AlertKind, Severity
-from spendfuse.core.limits import Limit, Shadow, Unit
+from spendfuse.core.limits import Limit, Reject, Shadow, Unit
 from spendfuse.core.money import AMOUNT_MAX
 from spendfuse.core.thresholds import (
     DAY_MS,
@@ -29,8 +29,8 @@ AMOUNTS = st.integers(0, 10**15)
 
 
 def _limit(shares: list[int], *, shadow: bool = False) -> Limit:
-    on_exceed = {"on_exceed": Shadow()} if shadow else {}
-    return Limit("money", Unit.USD, 100, MONTH, alert_at=tuple(shares), **on_exceed)
+    on_exceed = Shadow() if shadow else Reject()
+    return Limit("money", Unit.USD, 100, MONTH, on_exceed=on_exceed, alert_at=tuple(shares))
 
 
 @given(SHARES, AMOUNTS, AMOUNTS, st.booleans())

@@ -173,8 +173,7 @@ class MemoryEngine:
             case ExpireDue():
                 return self._expire_due()
             case CountRefusals():
-                hour_ms = hour_of(self._now_ms())
-                return self._store.refusals.extend((hour_ms, one) for one in operation.counts)
+                return self._store.count_refusals(operation.counts, self._now_ms())
             case Record():
                 return self._record(operation)
             case SetAmount():

@@ -13,6 +13,7 @@ from spendfuse.core.labels import FLEETING_LABELS, Labels, Subject
 from spendfuse.core.limits import Limit
 from spendfuse.core.quotes import Amounts
 from spendfuse.core.reservations import ReservationId
+from spendfuse.core.subjects import hour_of
 from spendfuse.core.thresholds import shares_reached, spent_alert, threshold_alert
 from spendfuse.core.windows import NS_PER_MS, Window
 from spendfuse.ledger.alerts import Resolution
@@ -57,8 +58,9 @@ class MemoryStore:
     """By a limit's identity and subject."""
     tats_ns: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     reservations: dict[ReservationId, Reservation] = field(default_factory=dict[ReservationId, Reservation])
-    refusals: list[tuple[int, RefusalCount]] = field(default_factory=list[tuple[int, RefusalCount]])
-    """With the hour in which each was counted."""
+    refusals: list[RefusalCount] = field(default_factory=list[RefusalCount])
+    refusal_hours: list[int] = field(default_factory=list[int])
+    """When each of them was counted."""
     keys: list[KeyRecord] = field(default_factory=list[KeyRecord])
     overruns: dict[str, TargetOverrun] = field(default_factory=dict[str, TargetOverrun])
     seen: set[Subject] = field(default_factory=set[Subject])
@@ -186,10 +188,15 @@ class MemoryStore:
                         totals[limit.name, subject] += sum(settled_by(limit.unit, end.entry) for end in one.endings)
         return totals
 
+    def count_refusals(self, counts: Sequence[RefusalCount], now_ms: int) -> None:
+        """See `Ledger.count_refusals`."""
+        self.refusals += counts
+        self.refusal_hours += [hour_of(now_ms)] * len(counts)
+
     def refused(self, since_ms: int, until_ms: int) -> Sequence[RefusalCount]:
         """See `Ledger.refusals`."""
         totals: Counter[tuple[str, str, str, str]] = Counter()
-        for hour_ms, one in self.refusals:
+        for hour_ms, one in zip(self.refusal_hours, self.refusals, strict=True):
             if since_ms <= hour_ms < until_ms and not one.shadow:
                 totals[one.code, one.limit_name, one.feature, one.user] += one.count
         return [RefusalCount(*kind, count) for kind, count in sorted(totals.items(), key=lambda one: (-one[1], one[0]))]

@@ -13,6 +13,7 @@ from spendfuse.ledger.alerts import (
     DUE_MAX,
     GIVEN_UP_SHOWN_MS,
     HOUR_MS,
+    AlertRow,
     ChannelHealth,
     Claim,
     Ended,
@@ -62,8 +63,10 @@ async def insert_alerts(connection: PostgresConnection, alerts: Sequence[Alert],
     """Write alerts; True when one of them was not there already."""
     if not alerts:
         return False
-    # Of those with one id the first counts.
-    rows = {one.alert_id: alert_row(one, now_ms) for one in reversed(alerts)}
+    rows: dict[str, AlertRow] = {}
+    for one in alerts:
+        # Of those with one id the first counts.
+        rows.setdefault(one.alert_id, alert_row(one, now_ms))
     return bool(await connection.rows(_INSERT_ALERTS, *map(list, zip(*rows.values(), strict=True))))
 
 
