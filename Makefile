@@ -2,11 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 MATRIX ?= matrix
+SECONDS ?= 600
+STEPS ?= 1000
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-matrix test-real check bench prices clean
+.PHONY: help run test test-matrix test-real soak check bench prices clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -32,6 +34,10 @@ $(VENV)/.real: $(READY)
 
 test-real: $(VENV)/.real ## The gateway before a real small model (downloads 290 MB once)
 	$(BIN)/python -m pytest tests/real
+
+soak: $(READY) ## New seeds of the simulator for SECONDS=600, from SEED=… on, on all engines or ENGINE=…
+	$(BIN)/python tests/simulation/world_seeds.py --seconds $(SECONDS) --steps $(STEPS) \
+		$(if $(SEED),--seed $(SEED)) $(if $(ENGINE),--engine $(ENGINE))
 
 check: $(READY) ## Format, lint, types and the import contract
 	$(BIN)/ruff format --check .

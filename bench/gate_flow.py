@@ -32,6 +32,7 @@ from spendfuse.gate.gate import Gate
 from spendfuse.gate.requests import Caller, Request
 from spendfuse.gate.routes import Routes
 from spendfuse.gate.shared import Shared
+from spendfuse.ledger.spool import Spool
 from spendfuse.upstream.client import UpstreamRequest
 from spendfuse.wire.dialect import Answer
 from spendfuse.wire.labels import labels_from_headers
@@ -131,7 +132,8 @@ async def measure(folder: Path, *, calls: int, in_flight: int, runs: int, profil
     )
     ledger = await open_store(config.store, limits=config.limits)
     serves = served(config, clock)
-    shared = Shared(ledger, _Upstream(), clock)
+    spool = Spool(ledger, config.spool, store=config.store.where)
+    shared = Shared(ledger, spool, _Upstream(), clock)
     gate = Gate(config=config, routes=Routes(config, clock), exchanges=serves.exchanges, shared=shared)
     await shared.overruns.load()
     for way in WAYS:

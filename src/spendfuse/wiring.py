@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import sqlite3
 import time
 from collections.abc import AsyncGenerator, Coroutine
@@ -13,6 +14,7 @@ from spendfuse.cli.factories import Factories, GatewayApp
 from spendfuse.clock import SystemClock
 from spendfuse.config import Config, PostgresStore, SqliteStore, Store
 from spendfuse.config.alerts import Channel
+from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.core.limits import Limit
 from spendfuse.ledger.sqlite import open_sqlite
 from spendfuse.ledger.sqlite_file import sqlite_has_wal_race
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 OUTBOX_STOP_S = 1.0
 """How long messages under way may take once all calls have ended; what takes longer is sent once more."""
+logger = logging.getLogger("spendfuse")
+
 DRAIN_S = 3.0
 """How long the ends of reservations may take once all calls have ended; what is left then is the keeper's."""
 
@@ -80,6 +84,7 @@ async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
     from spendfuse.gate.shared import Shared
     from spendfuse.ledger.following import Follower
     from spendfuse.ledger.keeper import Keeper
+    from spendfuse.ledger.spool import open_spool
     from spendfuse.ledger.upkeep import Caretaker
     from spendfuse.server.auth import Keyring
     from spendfuse.server.gateway import Gateway
@@ -88,10 +93,11 @@ async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
     check_channels(config.alerting)
     async with contextlib.AsyncExitStack() as stack:
         ledger = await open_store(config.store, limits=config.limits)
-        stack.push_async_callback(ledger.close)
+        stack.push_async_callback(_leave, ledger)
+        spool = await stack.enter_async_context(open_spool(ledger, config.spool, store=config.store.where))
         client = HttpClient()
         stack.push_async_callback(client.close)
-        shared = Shared(ledger, client, SystemClock())
+        shared = Shared(ledger, spool, client, SystemClock())
         stack.push_async_callback(shared.drain, DRAIN_S)
         keyring = Keyring(config.keys, ledger, new_subjects_per_hour=config.new_subjects_per_hour)
         follower = Follower(
@@ -122,6 +128,14 @@ async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
         background = (*background, outbox.run())
         await stack.enter_async_context(_running(*background))
         yield Gateway(config, shared=shared, keyring=keyring, outbox=outbox)
+
+
+async def _leave(ledger: Ledger) -> None:
+    """Close a gateway's ledger. A store that is away then does not keep it from ending: its lease ends by itself."""
+    try:
+        await ledger.close()
+    except LedgerUnavailable as error:
+        logger.warning("store_not_left error=%s", error)
 
 
 def warnings_of(config: Config, workers: int) -> list[str]:

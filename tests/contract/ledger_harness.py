@@ -144,6 +144,13 @@ def contract(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., No
     return claim(run)
 
 
+async def back(ledger: Ledger) -> None:
+    """Wait until a store that was away is there again."""
+    async with asyncio.timeout(10):
+        while ledger.outage is not None:
+            await asyncio.sleep(0.01)
+
+
 def limit(
     name: str,
     amount: int,

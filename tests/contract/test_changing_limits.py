@@ -224,3 +224,16 @@ async def test_a_process_without_limits_does_everything_but_reserve(harness: Har
     assert await committed(command, "l") == (5, 10)
     await command.close()
     assert await committed(ledger, "l") == (5, 10)
+
+
+@contract
+async def test_a_limit_says_nothing_about_calls_of_windows_that_were_over_before_it_was_in_force(
+    harness: Harness,
+) -> None:
+    old = await harness.open(limit("l", 500))
+    await admitted(old, 1, 100, labels={})
+    await admitted(old, 2, 100, labels={})
+    harness.clock.advance(ms=60_000)
+    ledger = await harness.open(limit("l", 500), limit("minute", 110, per=Span(60_000)))
+    assert await ledger.extend(rid(1), quote=quote(), cap=200, deadline_s=60)
+    assert await committed(ledger, "minute") == (0, 0)

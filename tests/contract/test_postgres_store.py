@@ -12,7 +12,21 @@ from pathlib import Path
 import asyncpg
 import pytest
 from faulty_wire import Fault, FaultyWire
-from ledger_harness import DAY, NOON_NS, admitted, charge, claim, committed, demand, limit, line_of, quote, refused, rid
+from ledger_harness import (
+    DAY,
+    NOON_NS,
+    admitted,
+    back,
+    charge,
+    claim,
+    committed,
+    demand,
+    limit,
+    line_of,
+    quote,
+    refused,
+    rid,
+)
 from postgres_harness import LEASE_S, PostgresHarness, execute, raw_connection, rows
 
 from spendfuse.clock import FrozenClock
@@ -206,6 +220,7 @@ async def test_a_reserve_whose_commit_nobody_heard_of_is_voided(empty_postgres: 
         await ledger.reserve(demand(4, 100))
     assert await rows(empty_postgres, "SELECT count(*) FROM reservation WHERE reservation_id = 4") == [(1,)]
     wire.resume()
+    await back(ledger)
     await ledger.settle(rid(1), charge(10))
     assert await committed(ledger, "total") == (10, 100)
     assert await ledger.audit() == []
@@ -227,6 +242,7 @@ async def test_a_store_that_is_away_fails_verbs_at_once_and_comes_back_by_itself
     assert asyncio.get_running_loop().time() - started_at < 2.0
     assert [type(one) for one in outcomes] == [LedgerUnavailable] * 5
     await wire.start()
+    await back(ledger)
     assert (await ledger.settle(rid(1), charge(5))).amounts.cost == 5
     assert await committed(ledger, "total") == (5, 0)
     await ledger.close()
@@ -247,6 +263,7 @@ async def test_a_store_that_hangs_fails_verbs_within_the_bound(empty_postgres: s
     assert asyncio.get_running_loop().time() - started_at < 1.5
     assert [type(one) for one in outcomes] == [LedgerUnavailable] * 2
     wire.resume()
+    await back(ledger)
     assert (await ledger.settle(rid(1), charge(5))).amounts.cost == 5
     assert await committed(ledger, "total") == (5, 0)
     await ledger.close()
@@ -268,6 +285,7 @@ async def test_rows_that_another_transaction_holds_fail_verbs_within_the_bound(e
     assert await committed(ledger, "total") == (0, 10)  # who only reads does not wait
     await raw.execute("ROLLBACK")
     await raw.close()
+    await back(ledger)
     await ledger.settle(rid(1), charge(5))
     assert await committed(ledger, "total") == (5, 0)
     await ledger.close()

@@ -9,7 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from ledger_harness import SqliteHarness, admitted, charge, claim, committed, demand, limit, refused, rid
+from ledger_harness import SqliteHarness, admitted, back, charge, claim, committed, demand, limit, refused, rid
 
 from spendfuse.clock import SystemClock
 from spendfuse.core.errors import LedgerError, LedgerUnavailable
@@ -131,6 +131,7 @@ async def test_a_lock_that_another_process_holds_fails_verbs_within_the_bound(tm
         assert loop.time() - started_at < 1.0
         assert await committed(ledger, "total") == (0, 10)  # who only reads does not wait
     assert all(isinstance(one, LedgerUnavailable) for one in outcomes)
+    await back(ledger)
     assert (await ledger.settle(rid(1), charge(5))).amounts.cost == 5
     # The reserve that nobody awaited any more held nothing, or was voided.
     await admitted(ledger, 3, 1_995)

@@ -1,6 +1,7 @@
 """Upkeep: the rollup of days, and retention, on both databases; `memory` keeps everything and needs neither."""
 
 import asyncio
+from typing import Any
 
 import pytest
 from ledger_harness import (
@@ -45,13 +46,13 @@ class Calls:
         self._ledger = ledger
         self._ids = CallIds()
 
-    async def reserve(self, cap: int, **kwargs: object) -> ReservationId:
+    async def reserve(self, cap: int, **kwargs: Any) -> ReservationId:
         now_ms = self._harness.clock.now_ns() // 1_000_000
         number = reservation_of(self._ids.mint(now_ms, 1), 1)
         await admitted(self._ledger, number, cap, **kwargs)
         return number
 
-    async def spend(self, tokens: int, **kwargs: object) -> ReservationId:
+    async def spend(self, tokens: int, **kwargs: Any) -> ReservationId:
         number = await self.reserve(tokens, **kwargs)
         await self._ledger.settle(number, charge(tokens))
         return number

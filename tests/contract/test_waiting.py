@@ -4,7 +4,20 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from ledger_harness import NOON_NS, Harness, admitted, charge, claim, committed, contract, demand, limit, refused, rid
+from ledger_harness import (
+    NOON_NS,
+    Harness,
+    admitted,
+    back,
+    charge,
+    claim,
+    committed,
+    contract,
+    demand,
+    limit,
+    refused,
+    rid,
+)
 
 from spendfuse.clock import FrozenClock
 from spendfuse.core.decisions import Admitted, Fit, Refused, Shortfall
@@ -207,6 +220,7 @@ async def test_a_store_that_hangs_fails_every_verb_within_the_bound_and_keeps_no
     for outcome in await asyncio.gather(*callers, return_exceptions=True):
         assert isinstance(outcome, LedgerUnavailable)
     engine.release.set()
+    await back(ledger)
     assert isinstance(await ledger.reserve(demand(4, 100), wait_s=LONG_S), Admitted)
     await ledger.close()
 

@@ -385,6 +385,13 @@ limits:
         ("limits: {a: {concurrent: 1, per: day}}", "takes no per"),
         ("limits: {a: {requests: 1, per: day, burst: 1}}", "burst is for requests per span"),
         ("limits: {a: {usd: 1, per: minute, burst: 1}}", "burst is for requests per span"),
+        (
+            "limits: {a: {usd: 1, per: day, on_store_down: admit}}",
+            "limits.a.on_store_down: got admit for a limit of usd",
+        ),
+        ("limits: {a: {tokens: 1, per: day, on_store_down: admit}}", "limits.a.on_store_down: got admit"),
+        ("limits: {a: {concurrent: 1, on_store_down: admit}}", "limits.a.on_store_down: got admit"),
+        ("limits: {a: {requests: 1, per: day, on_store_down: reject}}", "limits.a.on_store_down: "),
         ("limits: {a: {requests: 1, per: day, fit: false}}", "fit is for limits of money and tokens only"),
         ("limits: {a: {usd: 1, per: day, fit: yes}}", 'limits.a.fit: got "yes", expected true or false'),
         ("limits: {a: {usd: 1, per: day, each: [user, user]}}", "each names a label twice"),
@@ -502,6 +509,27 @@ def test_a_secret_cannot_be_printed_or_pickled() -> None:
 def test_blanks_around_a_key_are_dropped() -> None:
     config = parse("keys: [{name: a, key: os.environ/K}]", environ={"K": " sk-1\n"})
     assert config.keys[0].digest == hashlib.sha256(b"sk-1").digest()
+
+
+def test_only_a_limit_of_requests_that_says_so_admits_calls_while_the_store_is_away() -> None:
+    config = read("limits: {a: {requests: 1, per: day, on_store_down: admit}, b: {requests: 1, per: day}}")
+    assert [limit.admits_unreserved for limit in config.limits] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "spool"),
+    [
+        ("store: sqlite:///data/ledger.db", "data/ledger.db.spool"),
+        ("store: sqlite:////var/lib/ledger.db", "/var/lib/ledger.db.spool"),
+        ("store: postgresql://user@host/db", "spendfuse.spool"),
+        ("{store: 'postgresql://user@host/db', spool: waiting}", "waiting"),
+        ("{spool: /var/spool/spendfuse}", "/var/spool/spendfuse"),
+    ],
+)
+def test_the_spool_stands_beside_the_database_or_the_config(text: str, spool: str, tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "spendfuse.yaml"
+    file.write_text(text)
+    assert load(file, environ={}).spool == tmp_path / spool
 
 
 def test_a_relative_store_stands_in_the_folder_of_its_file(tmp_path: pathlib.Path) -> None:

@@ -46,6 +46,7 @@ def test_what_a_litellm_file_includes_is_part_of_its_document(tmp_path: Path) ->
     ("changed", "told"),
     [
         (FILE + "\nstore: sqlite:///other.db", "store: is another than the one served from"),
+        (FILE + "\nspool: elsewhere", "spool: is another than"),
         (FILE.replace("openai/gpt-4o-mini", "openai/no-such-model"), None),
         (FILE.replace("gpt-4o-mini:", "gpt-4.1-odd: openai/odd, gpt-4o-mini:"), 'models."gpt-4.1-odd": model "odd"'),
         ("limits: {}", "models: is empty"),

@@ -8,11 +8,12 @@ import asyncio
 import functools
 import inspect
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
+import tempfile
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pytest
 from scripted_upstream import Play, Upstream
@@ -33,7 +34,8 @@ from spendfuse.gate.shared import Shared
 from spendfuse.ledger.batching import STORE_TIMEOUT_S
 from spendfuse.ledger.memory import MemoryEngine
 from spendfuse.ledger.memory_store import MemoryStore
-from spendfuse.ledger.operations import Engine
+from spendfuse.ledger.operations import Engine, Operation, Outcome
+from spendfuse.ledger.spool import Spool
 from spendfuse.ledger.sqlite import SqliteEngine
 from spendfuse.ledger.store import Demand
 from spendfuse.ledger.verbs import BatchingLedger
@@ -179,11 +181,36 @@ class Client:
         ]
 
 
-class WatchedLedger(BatchingLedger):
-    """A ledger that remembers what it was asked, and that is away as often as a test says."""
+class AwayEngine:
+    """An engine that a test can take away as a whole."""
 
     def __init__(self, engine: Engine) -> None:
-        super().__init__(engine)
+        self._present = engine
+        self.is_away = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._present, name)
+
+    async def run(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
+        if self.is_away:
+            raise LedgerUnavailable("the store is away")
+        return await self._present.run(operations)
+
+
+class InlineSpool(Spool):
+    """A spool that uses the disk in the event loop, so that a run takes the same steps each time."""
+
+    async def _in_thread(self, work: Callable[..., T], *args: Any) -> T:
+        await asyncio.sleep(0)
+        return work(*args)
+
+
+class WatchedLedger(BatchingLedger):
+    """A ledger that remembers what it was asked, and of which verbs are away as often as a test says."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = AwayEngine(engine)
+        super().__init__(cast("Engine", self.engine))
         self.demands: list[Demand] = []
         self.settled: list[ReservationId] = []
         self.away: dict[str, int] = {}
@@ -259,6 +286,10 @@ class World:
     gate: Gate
     log: list[str]
 
+    @property
+    def spool(self) -> Spool:
+        return self.shared.spool
+
     def meets(self, *plays: Play) -> None:
         """The next calls meet these answers; the last one also meets all after it."""
         left = list(plays)
@@ -282,8 +313,14 @@ class World:
 
     async def later(self, ms: int) -> None:
         """Let time pass, and everything that follows from it happen."""
-        self.clock.advance(ms=ms)
+        await self.leap(ms)
         await spin()
+
+    async def leap(self, ms: int) -> None:
+        """Let time pass. A batch that is under way on a thread would seem to hang, so it is waited for."""
+        while self.ledger._batch:
+            await asyncio.sleep(0)
+        self.clock.advance(ms=ms)
 
     @property
     def reservations(self) -> list[Ended]:
@@ -341,8 +378,10 @@ def gate_over(config: Config, shared: Shared) -> Gate:
 
 
 @asynccontextmanager
-async def opened(clock: FrozenClock, config: Config, *, sqlite: Path | None = None) -> AsyncGenerator[World]:
-    """A world over the reference ledger, or over a SQLite file, where `store` stays empty."""
+async def opened(
+    clock: FrozenClock, config: Config, *, sqlite: Path | None = None, folder: Path | None = None
+) -> AsyncGenerator[World]:
+    """A world over the reference ledger, or over a SQLite file, where `store` stays empty. `folder` is the spool's."""
     store, log = MemoryStore(), list[str]()
     if sqlite is None:
         ledger = WatchedLedger(MemoryEngine(config.limits, clock, store))
@@ -352,12 +391,17 @@ async def opened(clock: FrozenClock, config: Config, *, sqlite: Path | None = No
         ledger = WatchedLedger(engine)
     ledger.start()
     upstream = Upstream(log)
-    shared = Shared(ledger, upstream, clock)
-    gate = gate_over(config, shared)
+    own_folder = None if folder else tempfile.TemporaryDirectory()
+    spool = InlineSpool(ledger, folder or Path(own_folder.name if own_folder else ""), store="simulated")
+    spool.start()
+    shared = Shared(ledger, spool, upstream, clock)
     try:
-        yield World(clock, config, store, ledger, upstream, shared, gate, log)
+        yield World(clock, config, store, ledger, upstream, shared, gate_over(config, shared), log)
     finally:
+        await spool.close()
         await ledger.close()
+        if own_folder:
+            own_folder.cleanup()
 
 
 def gate_test(limits: str = "", more: str = "") -> Callable[[Callable[..., Awaitable[None]]], Callable[..., None]]:

@@ -1,44 +1,17 @@
 """Random histories of calls, providers, leaving clients and time, against tight limits; each repeats by its number."""
 
 import asyncio
-import json
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 from gate_harness import CHAT, MESSAGES, World, chat, config_of, messages, opened, run_frozen, spin, without_threads
-from scripted_upstream import (
-    DONE,
-    Play,
-    Step,
-    answer,
-    claude_answer,
-    claude_delta,
-    claude_end,
-    claude_start,
-    counted,
-    delta,
-    ended,
-    failing,
-    is_count,
-    stream,
-    used,
-    words,
-)
+from world_upstream import CLAUDE, Provider
 
 from spendfuse.clock import FrozenClock
-from spendfuse.upstream.client import FateUnknown, NeverSent, UpstreamRequest, UpstreamTimeout
 
 SEEDS, DISOBEYING_SEEDS, SQLITE_SEEDS = range(100), range(100, 130), range(130, 136)
 STEPS = 60
-INPUT_TOKENS = 8
-GENERATED_PER_S = 1_000
-CLAUDE = "claude-3-haiku-20240307"
-PRICES = {"llama": (1_000, 2_000), "tiny": (100, 200), "gpt-4o-mini": (150, 600), CLAUDE: (250, 1_250)}
-"""Nano-dollars a token, by the provider's names: input, output."""
 LIMITS = """
   company: {usd: '0.004', per: hour}
   user-tokens: {tokens: 3000, per: hour, each: user}
@@ -50,130 +23,6 @@ LIMITS = """
   watched: {usd: '0.0001', per: day, on_exceed: shadow}
 """
 MORE = f"  haiku: anthropic/{CLAUDE}\nbusy_wait: 2s"
-KINDS = ("exact", "null usage", "broken", "voided", "charged", "never sent", "stream", "open stream", "cut stream")
-
-
-@dataclass(slots=True)
-class Exchange:
-    """One call as its provider sees it, and what it bills."""
-
-    model: str
-    wanted: int
-    started_ns: int
-    is_stream: bool
-    delivered: int = 0
-    billed_nanos: int = 0
-    is_over: bool = False
-
-    @property
-    def is_claude(self) -> bool:
-        return self.model == CLAUDE
-
-
-@dataclass(slots=True)
-class Provider:
-    """Keeps its own bill: exactly what it generated, which is at most what DESIGN assumes of an honest provider."""
-
-    dice: random.Random
-    clock: FrozenClock
-    obeys_cap: bool
-    exchanges: dict[int, Exchange] = field(default_factory=dict[int, Exchange])
-    holds: list[asyncio.Event] = field(default_factory=list[asyncio.Event])
-
-    @property
-    def bill_nanos(self) -> int:
-        return sum(one.billed_nanos for one in self.exchanges.values())
-
-    def play(self, request: UpstreamRequest) -> Play:
-        """What the next call, or count of one, meets."""
-        if is_count(request):
-            return failing(529) if self.dice.random() < 0.2 else counted(INPUT_TOKENS)
-        body = json.loads(request.body)
-        kind, cap = self.dice.choice(KINDS), body["max_completion_tokens" if "gpt" in body["model"] else "max_tokens"]
-        wanted = self.dice.randint(0, cap if self.obeys_cap else 3 * cap)
-        number = _number_of(body)
-        is_free = kind in ("never sent", "voided")
-        self.exchanges[number] = Exchange(
-            body["model"], wanted, self.clock.now_ns(), is_stream=body.get("stream", False), is_over=is_free
-        )
-        if kind == "never sent":
-            return Play(before_head=[self._hold(), NeverSent("refused")])
-        if kind == "voided":
-            return failing(self.dice.choice([400, 429, 500, 503]), before_head=[self._hold()])
-        if body.get("stream") and "stream" in kind:
-            return self._stream(kind, number, wanted)
-        return self._whole(kind, number, wanted)
-
-    def end(self, number: int) -> None:
-        """Bill a call for what was made by now; afterwards nothing more."""
-        exchange = self.exchanges.get(number)
-        if exchange is None or exchange.is_over:
-            return
-        elapsed_ms = (self.clock.now_ns() - exchange.started_ns) // 10**6
-        made = min(exchange.wanted, elapsed_ms * GENERATED_PER_S // 1_000)
-        self._bill(exchange, exchange.delivered if exchange.delivered else 0 if exchange.is_stream else made)
-
-    def _bill(self, exchange: Exchange, output_tokens: int) -> None:
-        input_nanos, output_nanos = PRICES[exchange.model]
-        exchange.billed_nanos = INPUT_TOKENS * input_nanos + output_tokens * output_nanos
-        exchange.is_over = True
-
-    def _whole(self, kind: str, number: int, wanted: int) -> Play:
-        exchange = self.exchanges[number]
-        unknown: list[Step] = [self._hold(), lambda: self.end(number)]
-        if kind == "broken":
-            return Play(before_head=[*unknown, self.dice.choice([FateUnknown("reset"), UpstreamTimeout("silent")])])
-        if kind == "charged":
-            return failing(504, before_head=unknown)
-        if kind == "null usage" and self.obeys_cap:
-            return Play([*unknown, claude_answer(used=None) if exchange.is_claude else answer(used=None)])
-        # Billed in full only once it was read: before, it has made no more than its rate allows.
-        body = (claude_answer if exchange.is_claude else answer)(wanted, input_tokens=INPUT_TOKENS)
-        return Play([self._hold(), body, lambda: self._bill(exchange, wanted)])
-
-    def _stream(self, kind: str, number: int, wanted: int) -> Play:
-        exchange = self.exchanges[number]
-        is_claude = exchange.is_claude
-        steps: list[Step] = []
-        left = wanted
-        while left:
-            piece = min(left, self.dice.randint(1, 100))
-            left -= piece
-            # Billed only once it was handed over: a client that leaves first has not been served it.
-            shown = (claude_delta if is_claude else delta)(words(piece))
-            steps += [shown, self._delivery(exchange, piece)]
-        for _ in range(3):
-            steps.insert(self.dice.randint(0, len(steps)), self._hold())
-        if is_claude:
-            steps.insert(0, claude_start(INPUT_TOKENS))
-        if kind == "open stream":
-            return stream(*steps, asyncio.Event())
-        over: Step = lambda: self.end(number)  # noqa: E731
-        if kind == "cut stream":
-            return stream(*steps, over, FateUnknown("reset"))
-        says_usage = self.dice.random() < 0.7
-        if is_claude:
-            return stream(*steps, over, claude_end(wanted if says_usage else None))
-        usage = [used(INPUT_TOKENS, wanted)] if says_usage else []
-        return stream(*steps, over, ended(), *usage, DONE)
-
-    def _delivery(self, exchange: Exchange, tokens: int) -> Callable[[], None]:
-        def deliver() -> None:
-            exchange.delivered += tokens
-
-        return deliver
-
-    def _hold(self) -> asyncio.Event:
-        hold = asyncio.Event()
-        if self.dice.random() < 0.4:
-            hold.set()
-        self.holds.append(hold)
-        return hold
-
-
-def _number_of(body: dict[str, Any]) -> int:
-    """The number of a call: its user in the body, which the header's beats as a label."""
-    return int(body["metadata"]["user_id"] if "metadata" in body else body["user"])
 
 
 class History:
@@ -228,7 +77,7 @@ class History:
         elif roll < 0.78 and self.calls:
             self._leave(self.dice.choice(list(self.calls)))
         elif roll < 0.93:
-            self.world.clock.advance(ms=self.dice.choice([1, 100, 2_000, 30_000, 700_000, 3_600_000]))
+            await self.world.leap(self.dice.choice([1, 100, 2_000, 30_000, 700_000, 3_600_000]))
         elif roll < 0.97:
             await self.world.ledger.expire_due()
         else:

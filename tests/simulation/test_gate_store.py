@@ -1,9 +1,21 @@
 """The store away: no call is admitted, and no end of a reservation is lost."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
-from gate_harness import World, chat, config_of, gate_test, opened, run_frozen, spin
+from gate_harness import (
+    INPUT_NANOS,
+    OUTPUT_NANOS,
+    InlineSpool,
+    World,
+    chat,
+    config_of,
+    gate_test,
+    opened,
+    run_frozen,
+    spin,
+)
 from scripted_upstream import Play, answer, failing
 
 from spendfuse.clock import FrozenClock
@@ -44,23 +56,29 @@ async def test_a_process_with_outdated_limits_admits_no_call(world: World) -> No
 async def test_an_end_is_repeated_with_the_same_id_until_the_store_takes_it(
     world: World, verb: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    world.ledger.away[verb] = 3
+    world.ledger.away[verb] = 4
     world.meets(Play([answer(7, input_tokens=12)]) if verb == "settle" else failing(429))
     task, client = world.begin(chat())
     await task
     assert client.status == (200 if verb == "settle" else 429), "the answer does not wait for the store"
+    await spin()
+    assert not world.spool.is_empty
     for _ in range(3):
         assert world.last.entries == ()
         await world.later(2_000)
     assert world.last.entry.kind is (EntryKind.SETTLED if verb == "settle" else EntryKind.VOIDED)
     assert len(set(world.ledger.settled)) == (verb == "settle")
-    assert caplog.text.count("ending_postponed") == 3
+    assert caplog.text.count("ending_postponed") == 1
+    assert world.spool.is_empty
 
 
-def test_what_the_store_does_not_take_until_the_end_is_left_to_the_keeper(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_the_store_does_not_take_until_the_end_is_corrected_by_the_next_process(tmp_path: Path) -> None:
+    config = config_of()
+
     async def run(clock: FrozenClock) -> None:
-        async with opened(clock, config_of()) as world:
+        async with opened(clock, config, folder=tmp_path) as world:
             world.ledger.away["settle"] = FOREVER
+            world.meets(Play([answer(7, input_tokens=12)]))
             task, _ = world.begin(chat(max_tokens=100))
             await task
             draining = asyncio.create_task(world.shared.drain(3))
@@ -69,9 +87,18 @@ def test_what_the_store_does_not_take_until_the_end_is_left_to_the_keeper(caplog
             assert world.last.entries == ()
         # Closing ends the owner's lease, and with it what it left open.
         assert (world.last.entry.kind, world.last.entry.amounts) == (EntryKind.EXPIRED, world.last.held)
+        ledger = await open_memory(config.limits, clock, store=world.store)
+        spool = InlineSpool(ledger, tmp_path, store="simulated")
+        spool.start()
+        await spin()
+        expired, late = world.last.entries
+        assert late.kind is EntryKind.LATE and late.amounts.cost < 0
+        assert expired.amounts.cost + late.amounts.cost == 12 * INPUT_NANOS + 7 * OUTPUT_NANOS
+        assert spool.is_empty and list(tmp_path.iterdir()) == []
+        await spool.close()
+        await ledger.close()
 
     run_frozen(run)
-    assert "ending_postponed reservation_id=" in caplog.text
 
 
 @gate_test()
@@ -93,11 +120,15 @@ async def test_an_end_that_the_ledger_refuses_is_reported_and_left_to_the_keeper
 
 @gate_test()
 async def test_readiness_follows_the_store(world: World) -> None:
-    await world.shared.check_ready()
-    world.ledger.away["void"] = 1
+    assert world.ledger.outage is None
+    world.ledger.engine.is_away = True
     with pytest.raises(LedgerUnavailable):
-        await world.shared.check_ready()
-    await world.shared.check_ready()
+        await world.ledger.expire_due()
+    await spin()
+    assert "away" in str(world.ledger.outage)
+    world.ledger.engine.is_away = False
+    await world.later(250)
+    assert world.ledger.outage is None
     assert world.reservations == []
 
 

@@ -25,10 +25,11 @@ from spendfuse.config.alerts import Channel
 from spendfuse.core.alerts import Phase
 from spendfuse.core.errors import LedgerClosed, LedgerError, LedgerUnavailable
 from spendfuse.core.windows import MS_PER_S
-from spendfuse.ledger.alerts import Claim, Due, Ended, Fate, OutboxWork, Routed, StoredAlert
+from spendfuse.ledger.alerts import ChannelHealth, Claim, Due, Ended, Fate, OutboxWork, Routed, StoredAlert
 from spendfuse.ledger.store import Ledger
 
 STEP_INTERVAL_S = 1.0
+HEALTH_INTERVAL_S = 5.0
 LEASE_S = 10.0
 CLAIM_MS = 60_000
 """Longer than any message takes: after it, whoever claimed it must be dead."""
@@ -64,6 +65,9 @@ class Outbox:
         self._leased_at_s = 0.0
         self._wake = asyncio.Event()
         self._senders: dict[str, ChannelSender] = {}
+        self._looked_at_s = 0.0
+        self.failing: Sequence[ChannelHealth] = ()
+        """The channels that messages do not get through to, as of some seconds ago."""
         self._observer = Observer(ledger, clock)
         self.configure(config)
 
@@ -80,9 +84,12 @@ class Outbox:
         """Work until cancelled, or until the ledger is closed."""
         while True:
             try:
+                if (outage := self._ledger.outage) is not None:
+                    raise outage
                 await self._observer.observe()
                 await self._work()
                 await self._observer.tell_of_outage()
+                await self._look_at_channels()
             except LedgerClosed:
                 return
             except LedgerUnavailable as error:
@@ -131,6 +138,12 @@ class Outbox:
             if work is not None:
                 for name, several in messages.items():
                     self._send(name, several, work.now_ms)
+
+    async def _look_at_channels(self) -> None:
+        now_s = self._clock.monotonic_s()
+        if self._config.alerting.channels and now_s - self._looked_at_s >= HEALTH_INTERVAL_S:
+            self.failing = await self._ledger.channel_health()
+            self._looked_at_s = now_s
 
     async def _step(self, routed: Sequence[Routed] = (), claims: Sequence[Claim] = ()) -> OutboxWork | None:
         ended = self._take_ended()

@@ -71,6 +71,8 @@ class ServedConfig:
                 f"{self._path}: store: is another than the one served from, {served.store.where}: "
                 "a reload can't change it, restart for that"
             )
+        if config.spool != served.spool:
+            raise ConfigInvalid(f"{self._path}: spool: is another than {served.spool}: restart for that")
         _raise_worse(config, served)
         for warning in config.warnings:
             if warning not in served.warnings:

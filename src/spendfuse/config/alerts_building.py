@@ -5,7 +5,8 @@ from types import MappingProxyType
 
 from spendfuse.config.alerts import Alerting, AlertRoute, Channel
 from spendfuse.config.problems import Path, Problems, closest
-from spendfuse.config.schema import ChannelSection, Document, RouteSection
+from spendfuse.config.schema import Document
+from spendfuse.config.schema_alerts import ChannelSection, RouteSection
 from spendfuse.core.alerts import AlertKind, Severity
 
 MESSAGES_PER_HOUR = 30

@@ -4,7 +4,6 @@ import hashlib
 import pathlib
 from dataclasses import dataclass
 from types import MappingProxyType
-from urllib.parse import urlsplit
 
 from spendfuse.config.alerts_building import alert_warnings, build_alerting
 from spendfuse.config.building_breakers import build_breakers
@@ -17,28 +16,25 @@ from spendfuse.config.schema import (
     PricesSection,
     ProviderSection,
 )
-from spendfuse.config.secret import CLIENT_KEY_PREFIX, Secret
+from spendfuse.config.secret import CLIENT_KEY_PREFIX
+from spendfuse.config.stores import spool_of, store_of
 from spendfuse.config.values import (
     Config,
     ConfiguredKey,
     DialectName,
     LabelSource,
     OnDisconnect,
-    PostgresStore,
     Provider,
     PublicModel,
-    SqliteStore,
-    Store,
     Target,
     Timeouts,
 )
 from spendfuse.core.labels import LABEL_VALUE_BYTES_MAX
-from spendfuse.core.limits import Limit, RouteTo
+from spendfuse.core.limits import Limit, RouteTo, Unit
 from spendfuse.core.prices import Price, Rates
 from spendfuse.core.windows import MS_PER_S, Calendar, CalendarUnit, Lifetime, Span
 
 ADMIN_KEY_LENGTH_MIN = 20
-_POSTGRES = ("postgresql", "postgres")
 OWN_LABELS = frozenset({"key", "model", "provider", "target", "ip", "fingerprint"})
 """Labels whose values are Spendfuse's to say, so that a key cannot have them."""
 
@@ -81,11 +77,9 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
     Raises:
         ConfigInvalid: with these problems and any earlier ones.
     """
-    store = _store(document.store, folder, problems)
+    store = store_of(document.store, folder, problems)
     providers = _Providers(document, problems).built()
-    for provider in providers.values():
-        if provider.needs_api_key and "api_key" not in document.providers[provider.name].model_fields_set:
-            warnings.append(f"providers.{provider.name}.api_key: is not set")
+    warnings += _without_api_key(document, providers)
     models = _models(document, providers, problems)
     keys = _keys(document, problems)
     limits = tuple([_limit(name, one, document=document, problems=problems) for name, one in document.limits.items()])
@@ -100,6 +94,7 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
     return Config(
         source=source,
         store=store,
+        spool=spool_of(document.spool, store, folder),
         timezone=document.timezone,
         reservation_deadline_s=document.reservation_deadline / MS_PER_S,
         busy_wait_s=document.busy_wait / MS_PER_S,
@@ -125,6 +120,14 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
     )
 
 
+def _without_api_key(document: Document, providers: dict[str, Provider]) -> list[str]:
+    return [
+        f"providers.{name}.api_key: is not set"
+        for name, provider in providers.items()
+        if provider.needs_api_key and "api_key" not in document.providers[name].model_fields_set
+    ]
+
+
 def _admin_key_digest(document: Document, problems: Problems) -> bytes | None:
     if document.admin_key is None:
         return None
@@ -132,33 +135,6 @@ def _admin_key_digest(document: Document, problems: Problems) -> bytes | None:
     if len(key) < ADMIN_KEY_LENGTH_MIN:
         problems.add(("admin_key",), f"is too short, expected at least {ADMIN_KEY_LENGTH_MIN} characters at random")
     return hashlib.sha256(key.encode()).digest()
-
-
-def _store(text: str, folder: pathlib.Path, problems: Problems) -> Store | None:
-    scheme, separator, path = text.partition("://")
-    if separator and scheme in _POSTGRES:
-        return _postgres(text, problems)
-    # Three slashes before a relative path, four before an absolute one: the host between the first two is empty.
-    if scheme != "sqlite" or not path.startswith("/") or path[1:] in ("", ":memory:") or "?" in path or "\0" in path:
-        expected = "expected sqlite:///RELATIVE/PATH, sqlite:////ABSOLUTE/PATH or postgresql://USER@HOST/DATABASE"
-        problems.add(("store",), expected)
-        return None
-    return SqliteStore(folder / path[1:])
-
-
-def _postgres(text: str, problems: Problems) -> PostgresStore | None:
-    """The store of a PostgreSQL URL, whose password no message shows."""
-    try:
-        url = urlsplit(text)
-        port = url.port
-    except ValueError:
-        url, port = None, None
-    if url is None or len(url.path) < 2:
-        problems.add(("store",), "expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
-        return None
-    user = f"{url.username}@" if url.username else ""
-    host = f"{url.hostname or ''}{f':{port}' if port else ''}"
-    return PostgresStore(Secret(text), f"postgresql://{user}{host}{url.path}")
 
 
 class _Providers:
@@ -350,6 +326,9 @@ def _limit(name: str, section: LimitSection, *, document: Document, problems: Pr
         hint = closest(section.on_exceed.model, document.models)
         path = ("limits", name, "on_exceed", "route_to")
         problems.add(path, f"{problems.got(path, section.on_exceed.model)}, expected a model of `models`{hint}")
+    if section.on_store_down == "admit" and unit is not Unit.REQUESTS:
+        expected = f"got admit for a limit of {unit.value}, expected refuse: only requests may do without the store"
+        problems.add(("limits", name, "on_store_down"), expected)
     return Limit(
         name=name,
         unit=unit,
@@ -364,6 +343,7 @@ def _limit(name: str, section: LimitSection, *, document: Document, problems: Pr
         burst=section.burst,
         min_output_tokens=section.min_output_tokens,
         alert_at=tuple(sorted(set(section.alert_at))),
+        admits_unreserved=section.on_store_down == "admit",
     )
 
 

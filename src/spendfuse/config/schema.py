@@ -7,70 +7,43 @@ and its unit stand in `docs/reference/config.md`.
 from collections.abc import Mapping
 from functools import cache
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, ClassVar, Literal, cast
+from typing import Annotated, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from spendfuse.config import scalars
-from spendfuse.config.alerts import QuietHours
-from spendfuse.config.secret import Secret
+from spendfuse.config.schema_alerts import AlertsSection
+from spendfuse.config.sections import (
+    TEXT,
+    Bytes,
+    Count,
+    Flag,
+    Labelled,
+    LabelValues,
+    Milliseconds,
+    Name,
+    Names,
+    Percent,
+    PerMillion,
+    PerRequest,
+    Positive,
+    SecretText,
+    Section,
+    Text,
+    Usd,
+    filled,
+    filled_list,
+    listed,
+)
 from spendfuse.core.limits import OnExceed, Unit
 from spendfuse.core.subjects import NEW_SUBJECTS_PER_HOUR
 from spendfuse.core.windows import CalendarUnit, Lifetime, Span
-
-_NUMBER = WithJsonSchema({"type": ["number", "string"]})
-_WHOLE = WithJsonSchema({"type": ["integer", "string"]})
-_TEXT = WithJsonSchema({"type": "string"})
-_DURATION = WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)$"})
-
-
-def _listed(value: object) -> object:
-    """One value where several may stand."""
-    return [value] if isinstance(value, str | int) else value
-
-
-def _filled(value: object) -> object:
-    """A section all of whose keys are commented out is an empty one."""
-    return {} if value is None else value
-
-
-def _filled_list(value: object) -> object:
-    return [] if value is None else value
 
 
 def _model(value: object) -> object:
     """`name: provider/model` is short for a model with one target."""
     return {"targets": [value]} if isinstance(value, str) else value
-
-
-def _channel(value: object) -> object:
-    """`name: URL` is short for a channel with this URL."""
-    return {"url": value} if isinstance(value, str) else value
-
-
-Usd = Annotated[int, PlainValidator(scalars.dollars), _NUMBER]
-PerMillion = Annotated[int, PlainValidator(scalars.dollars_per_million_tokens), _NUMBER]
-PerRequest = Annotated[int, PlainValidator(scalars.dollars_per_request), _NUMBER]
-Count = Annotated[int, PlainValidator(scalars.count), _WHOLE]
-Positive = Annotated[int, PlainValidator(scalars.positive), _WHOLE]
-Percent = Annotated[int, PlainValidator(scalars.percent), WithJsonSchema({"type": ["integer", "string"]})]
-Flag = Annotated[bool, PlainValidator(scalars.flag), WithJsonSchema({"type": "boolean"})]
-Milliseconds = Annotated[int, PlainValidator(scalars.duration_ms), _DURATION]
-Bytes = Annotated[int, PlainValidator(scalars.size_bytes), _WHOLE]
-Name = Annotated[str, PlainValidator(scalars.name), _TEXT]
-Labelled = Annotated[str, PlainValidator(scalars.labelled), _TEXT]
-Text = Annotated[str, PlainValidator(scalars.text), _TEXT]
-SecretText = Annotated[Secret, PlainValidator(scalars.secret), _TEXT]
-ChannelUrl = Annotated[Secret, PlainValidator(scalars.channel_url), _TEXT]
-Names = Annotated[list[Name], BeforeValidator(_listed)]
-LabelValues = Annotated[list[Labelled], BeforeValidator(_listed)]
-
-
-class Section(BaseModel):
-    """A mapping with known keys."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class PricesSection(Section):
@@ -109,11 +82,11 @@ class ProviderSection(Section):
 
     vendor: Text | None = None
     dialect: Text | None = None
-    base_url: Annotated[str, PlainValidator(scalars.base_url), _TEXT] | None = None
+    base_url: Annotated[str, PlainValidator(scalars.base_url), TEXT] | None = None
     api_key: SecretText | None = None
     prices: dict[str, PricesSection] = Field(default_factory=dict[str, PricesSection])
     allow_free: Flag = False
-    timeouts: Annotated[TimeoutsSection, BeforeValidator(_filled)] = TimeoutsSection()
+    timeouts: Annotated[TimeoutsSection, BeforeValidator(filled)] = TimeoutsSection()
     cap_field: Literal["max_tokens", "max_completion_tokens"] | None = None
     stream_options: Flag | None = None
     context_window: Positive | None = None
@@ -140,7 +113,7 @@ class KeySection(Section):
     name: Name
     key: SecretText
     labels: dict[Name, Labelled] = Field(default_factory=dict[str, str])
-    labels_from: Annotated[list[Literal["headers", "body"]], BeforeValidator(_listed)] = ["headers", "body"]
+    labels_from: Annotated[list[Literal["headers", "body"]], BeforeValidator(listed)] = ["headers", "body"]
     new_subjects: Positive | None = None
 
 
@@ -153,7 +126,7 @@ class LimitSection(Section):
     output_tokens: Count | None = None
     requests: Count | None = None
     concurrent: Count | None = None
-    per: Annotated[CalendarUnit | Span | Lifetime, PlainValidator(scalars.period), _TEXT] | None = None
+    per: Annotated[CalendarUnit | Span | Lifetime, PlainValidator(scalars.period), TEXT] | None = None
     each: Names = []
     match: dict[Name, LabelValues] = Field(default_factory=dict[str, list[str]])
     require: Flag = False
@@ -169,11 +142,12 @@ class LimitSection(Section):
             }
         ),
     ] = scalars.REJECT
+    on_store_down: Literal["refuse", "admit"] = "refuse"
     fit: Flag | None = None
     estimate: Flag | None = None
     burst: Positive | None = None
     min_output_tokens: Positive | None = None
-    alert_at: Annotated[list[Percent], BeforeValidator(_listed)] = [50, 80, 100]
+    alert_at: Annotated[list[Percent], BeforeValidator(listed)] = [50, 80, 100]
 
     @property
     def amounts(self) -> dict[Unit, int]:
@@ -207,56 +181,6 @@ class LimitSection(Section):
         if self.require and not self.each:
             return "require needs each: the labels that a call must have"
         return None
-
-
-class ChannelSection(Section):
-    """One channel that alerts go to."""
-
-    url: ChannelUrl | None = None
-    webhook: ChannelUrl | None = None
-    secret: SecretText | None = None
-    quiet_hours: Annotated[QuietHours, PlainValidator(scalars.quiet_hours), _TEXT] | None = None
-    messages_per_hour: Positive | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "ChannelSection":
-        if (self.url is None) == (self.webhook is None):
-            raise PydanticCustomError("rule", "expected either url (as apprise has them) or webhook")
-        if (self.webhook is None) != (self.secret is None):
-            raise PydanticCustomError("rule", "secret is what a webhook's messages are signed with: it needs the other")
-        if self.webhook is not None and not self.webhook.reveal().startswith(("https://", "http://")):
-            raise PydanticCustomError("rule", "webhook must be an https:// or http:// URL")
-        return self
-
-
-_KIND = Literal["threshold", "forecast", "breaker", "overrun", "drift", "unpriced", "store_down"]
-
-
-class RouteSection(Section):
-    """Which alerts go to which channels."""
-
-    on: Annotated[list[_KIND], BeforeValidator(_listed)] = []
-    to: Names
-    severity: Literal["info", "warning", "critical"] = "info"
-    limit: Names = []
-
-
-class DigestSection(Section):
-    """Who gets the digest of a week or a month."""
-
-    weekly: Names = []
-    monthly: Names = []
-
-
-class AlertsSection(Section):
-    """Whom alerts go to."""
-
-    channels: Annotated[dict[Name, Annotated[ChannelSection, BeforeValidator(_channel)]], BeforeValidator(_filled)] = (
-        Field(default_factory=dict[str, ChannelSection])
-    )
-    routes: Annotated[list[RouteSection], BeforeValidator(_filled_list)] = []
-    digest: Annotated[DigestSection, BeforeValidator(_filled)] = DigestSection()
-    dashboard_url: Annotated[str, PlainValidator(scalars.base_url), _TEXT] | None = None
 
 
 class BreakerSection(Section):
@@ -331,7 +255,8 @@ class Document(Section):
     """A whole config."""
 
     store: Text = "sqlite:///spendfuse.db"
-    timezone: Annotated[str, PlainValidator(scalars.timezone), _TEXT] = "UTC"
+    spool: Text | None = None
+    timezone: Annotated[str, PlainValidator(scalars.timezone), TEXT] = "UTC"
     reservation_deadline: Milliseconds = 600_000
     busy_wait: Milliseconds = 2_000
     retention: Milliseconds | None = None
@@ -342,27 +267,27 @@ class Document(Section):
     body_bytes_max: Bytes = 32 * 2**20
     new_subjects: Positive = NEW_SUBJECTS_PER_HOUR
     trusted_proxies: Annotated[
-        list[Annotated[IPv4Network | IPv6Network, PlainValidator(scalars.network), _TEXT]], BeforeValidator(_listed)
+        list[Annotated[IPv4Network | IPv6Network, PlainValidator(scalars.network), TEXT]], BeforeValidator(listed)
     ] = []
     admin_key: SecretText | None = None
     admin_from: Annotated[
-        list[Annotated[IPv4Network | IPv6Network, PlainValidator(scalars.network), _TEXT]], BeforeValidator(_listed)
+        list[Annotated[IPv4Network | IPv6Network, PlainValidator(scalars.network), TEXT]], BeforeValidator(listed)
     ] = [IPv4Network("127.0.0.0/8"), IPv6Network("::1/128")]
     cut_tail: Milliseconds = 1_000
     on_disconnect: Literal["cancel", "finish"] = "cancel"
-    betas: Annotated[list[Text], BeforeValidator(_listed)] = []
-    providers: Annotated[dict[Name, ProviderSection], BeforeValidator(_filled)] = Field(
+    betas: Annotated[list[Text], BeforeValidator(listed)] = []
+    providers: Annotated[dict[Name, ProviderSection], BeforeValidator(filled)] = Field(
         default_factory=dict[str, ProviderSection]
     )
-    models: Annotated[dict[Labelled, Annotated[ModelSection, BeforeValidator(_model)]], BeforeValidator(_filled)] = (
+    models: Annotated[dict[Labelled, Annotated[ModelSection, BeforeValidator(_model)]], BeforeValidator(filled)] = (
         Field(default_factory=dict[str, ModelSection])
     )
-    keys: Annotated[list[KeySection], BeforeValidator(_filled_list)] = []
-    limits: Annotated[dict[Name, LimitSection], BeforeValidator(_filled)] = Field(
+    keys: Annotated[list[KeySection], BeforeValidator(filled_list)] = []
+    limits: Annotated[dict[Name, LimitSection], BeforeValidator(filled)] = Field(
         default_factory=dict[str, LimitSection]
     )
-    alerts: Annotated[AlertsSection, BeforeValidator(_filled)] = AlertsSection()
-    breakers: Annotated[dict[Name, BreakerSection], BeforeValidator(_filled)] = Field(
+    alerts: Annotated[AlertsSection, BeforeValidator(filled)] = AlertsSection()
+    breakers: Annotated[dict[Name, BreakerSection], BeforeValidator(filled)] = Field(
         default_factory=dict[str, BreakerSection]
     )
 

@@ -157,6 +157,8 @@ class Config:
 
     source: str
     store: Store
+    spool: pathlib.Path
+    """The folder in which ends of reservations wait while the store is away; absolute."""
     timezone: str
     reservation_deadline_s: float
     busy_wait_s: float

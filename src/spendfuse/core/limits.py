@@ -72,6 +72,7 @@ class Limit:
 
     `amount` is in the unit (nano-dollars for USD). `burst` is for `requests` over a span only. `match` narrows the
     limit to calls whose label has one of the values. `alert_at` are shares of the amount in percent.
+    `admits_unreserved`, for `requests` only: it does not stand in the way of a call while the store is away.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Limit:
     burst: int | None = None
     min_output_tokens: int | None = None
     alert_at: tuple[int, ...] = (50, 80, 100)
+    admits_unreserved: bool = False
 
     @cached_property
     def identity(self) -> str:

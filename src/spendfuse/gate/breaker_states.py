@@ -23,7 +23,8 @@ class BreakerCopy:
         self._lines: dict[Key, BreakerLine] = {}
         """All that is not closed, also of breakers that the config does not have."""
         self._states: dict[Key, State] = {}
-        self._is_calm = True
+        self.is_calm = True
+        """Nothing that refuses calls is open."""
         self._asked: set[Key] = set()
         self._closed: dict[Key, tuple[int, int]] = {}
         self.closings = 0
@@ -88,15 +89,13 @@ class BreakerCopy:
             for key, line in self._lines.items()
             if line.breaker in self._breakers and self._breakers[line.breaker].each == line.each
         }
-        self._is_calm = not any(self._breakers[name].opens for name, _ in self._states)
+        self.is_calm = not any(self._breakers[name].opens for name, _ in self._states)
 
     def look(self, labels: Labels, now_ms: int, *, asks: Probing = ()) -> Deny | Probing:
         """Why a call may not go; or what it would be the probe of, mostly nothing.
 
         What another call of this process is about to become the probe of, blocks; `asks` is what this one is.
         """
-        if self._is_calm:
-            return ()
         probing: list[tuple[Breaker, str]] = []
         store_ms = self.store_ms(now_ms)
         own = {(breaker.name, subject) for breaker, subject in asks}

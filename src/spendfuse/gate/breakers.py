@@ -87,35 +87,35 @@ class Breakers:
 
     def look(self, labels: Labels, *, asks: Probing = ()) -> Deny | Probing:
         """See `BreakerCopy.look`."""
+        if self.copy.is_calm:
+            return ()
         return self.copy.look(labels, self.now_ms(), asks=asks)
 
-    async def admit(
-        self, labels: Labels, probing: Probing, reservation_id: ReservationId, *, is_stream: bool
-    ) -> AttemptWatch | Deny:
-        """Let an attempt go whose reservation has been made: `probing` is what it was told when it came.
+    def watch(self, labels: Labels, *, is_stream: bool) -> AttemptWatch:
+        """What sees an attempt that begins now."""
+        return AttemptWatch(self, labels, is_stream=is_stream)
+
+    async def admit(self, watch: AttemptWatch, probing: Probing, reservation_id: ReservationId) -> Deny | None:
+        """Say why an attempt may not go whose reservation has been made: `probing` is what it was told when it came.
 
         Something may have opened while it waited for the store. A probe is asked for now, so that calls which limits
         refuse never are one.
         """
-        probing_now = self.look(labels, asks=probing)
-        if isinstance(probing_now, Deny):
-            return probing_now
-        probing = probing_now
-        watch = AttemptWatch(self, labels, is_stream=is_stream)
-        if not probing:
-            return watch
+        now = self.look(watch.labels, asks=probing)
+        if isinstance(now, Deny):
+            return now
+        if not now:
+            return None
         try:
-            denied = await self._take_probe(probing, reservation_id)
+            denied = await self._take_probe(now, reservation_id)
         except LedgerUnavailable as error:
             return Deny(Code.STORE_UNAVAILABLE, f"No call is admitted: {error}.", retry_after_s=UNAVAILABLE_RETRY_S)
-        if denied is not None:
-            return denied
-        # What it was the first to see closed by others needs no probe.
-        own = [one for one in probing if self.copy.state_of(*one).probe_id == reservation_id]
-        if own:
+        # What others have closed meanwhile needs no probe.
+        own = [one for one in now if self.copy.state_of(*one).probe_id == reservation_id]
+        if denied is None and own:
             self._probes[reservation_id] = own
             watch.become_probe(tuple(own), reservation_id)
-        return watch
+        return denied
 
     async def _take_probe(self, probing: Probing, probe_id: int) -> Deny | None:
         taking = self._loop.create_task(self._ledger.take_probe(probing, probe_id=probe_id))

@@ -2,9 +2,9 @@
 
     parse -> route -> labels -> breakers -> carry -> quote -> reserve (wait, fit) -> attempt -> relay -> settle or void
 
-Failure policy: closed. What can't be priced, bounded, attributed or reserved is refused, and a store that is away
-refuses every call. One owner at a time has to end a reservation: `_admit` hands it to the attempt, which ends it on
-every way out; if the process dies, the keeper does.
+Failure policy: closed. What can't be priced, bounded, attributed or reserved is refused, and so is every call while the
+store is away, but for those of which all limits say otherwise (`gate.unreserved`). One owner at a time has to end a
+reservation: `_admit` hands it to the attempt, which ends it on every way out; if the process dies, the keeper does.
 """
 
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ from spendfuse.gate.requests import Caller, Downstream, Request
 from spendfuse.gate.reservations import OpenReservation
 from spendfuse.gate.routes import Rotation, Route, Routes
 from spendfuse.gate.shared import Shared
+from spendfuse.gate.unreserved import UNRESERVED_ATTEMPT, UNRESERVED_HEADER, Unreserved
 from spendfuse.gate.watches import AttemptWatch
 from spendfuse.ledger.store import Demand
 from spendfuse.wire.dialect import Answer, Exchange
@@ -50,6 +51,7 @@ class Admission:
     reservation: OpenReservation
     cap: int | None
     watch: AttemptWatch
+    is_reserved: bool = True
 
     @property
     def route(self) -> Route:
@@ -64,6 +66,19 @@ class _Passage:
     exchange: Exchange
     call: Call
     others: tuple[Route, ...]
+
+
+@dataclass(slots=True)
+class _Asking:
+    """What a call asks the ledger under: its ids, its labels at a route, and the breakers that it may be a probe of.
+
+    Not frozen, as those take twice as long to make.
+    """
+
+    call_id: CallId
+    reservation_id: ReservationId
+    labels: Labels
+    probing: Probing
 
 
 class Gate:
@@ -87,6 +102,7 @@ class Gate:
         self.refusals = shared.refusals
         self.breakers = shared.breakers
         self.unpriced = shared.unpriced
+        self._unreserved = Unreserved(config.limits, shared)
 
     async def serve(self, request: Request, down: Downstream) -> None:
         """Serve one request. Cancel it when the client leaves: its reservation then is ended in the background."""
@@ -132,14 +148,14 @@ class Gate:
             if isinstance(labels, Deny):
                 self.refusals.count(labels, request.caller.labels)
                 return labels
-            reservation_id = reservation_of(call_id, attempt)
-            admission = await self._admit_past_breakers(passage, request, labels, reservation_id)
+            admission = await self._admit_past_breakers(passage, request, labels, call_id, attempt)
             if isinstance(admission, Admission):
                 return admission
             if admission.code is Code.BREAKER_OPEN:
-                # Its reservation may have been made and voided; another one needs a number of its own.
-                elsewhere = passage.others if attempt < ATTEMPTS_MAX else ()
-                attempt += 1
+                # Its reservation may have been made and voided: another one needs a number of its own, which is not
+                # that of a call without a reservation either.
+                attempt = max(attempt, UNRESERVED_ATTEMPT) + 1
+                elsewhere = passage.others if attempt <= ATTEMPTS_MAX else ()
             else:
                 elsewhere = self._routes_instead(admission.reasons, passage.others, tried)
             if not elsewhere:
@@ -180,62 +196,75 @@ class Gate:
         return ()
 
     async def _admit_past_breakers(
-        self, passage: _Passage, request: Request, labels: Labels, reservation_id: ReservationId
+        self, passage: _Passage, request: Request, labels: Labels, call_id: CallId, attempt: int
     ) -> Admission | Deny:
         """Reserve at one route, unless a breaker is open that covers the call."""
         probing = self.breakers.look(labels)
         if isinstance(probing, Deny):
             return probing
+        asking = _Asking(call_id, reservation_of(call_id, attempt), labels, probing)
         if not probing:
-            return await self._admit_at(passage, request, labels, reservation_id, probing)
+            return await self._admit_at(passage, request, asking)
         with self.breakers.copy.asking(probing):
-            return await self._admit_at(passage, request, labels, reservation_id, probing)
+            return await self._admit_at(passage, request, asking)
 
-    async def _admit_at(
-        self, passage: _Passage, request: Request, labels: Labels, reservation_id: ReservationId, probing: Probing
-    ) -> Admission | Deny:
+    async def _admit_at(self, passage: _Passage, request: Request, asking: _Asking) -> Admission | Deny:
         """Reserve at one route: by bytes if they fit, else by tokens if those can be counted; wait; fit; or refuse."""
         counts = self._counts.of(passage.call, passage.exchange, passage.route, request.headers)
-        estimate = self._estimator.rough(passage.call, passage.route, labels, counts)
+        estimate = self._estimator.rough(passage.call, passage.route, asking.labels, counts)
         if isinstance(estimate, Deny):
             return estimate
-        caller = request.caller
+        caller, reservation_id = request.caller, asking.reservation_id
         try:
             verdict = await self._reserve(estimate, caller, reservation_id)
             if isinstance(verdict, Refused) and self._estimator.counting_may_help(estimate, verdict):
                 estimate = await self._estimator.counted(estimate)
                 verdict = await self._reserve(estimate, caller, reservation_id)
         except LedgerUnavailable as error:
-            return Deny(Code.STORE_UNAVAILABLE, f"No call is admitted: {error}.", retry_after_s=UNAVAILABLE_RETRY_S)
+            begun = await self._unreserved.begin(asking.call_id, self._demand(estimate, caller, reservation_id), error)
+            if begun is None:
+                return Deny(Code.STORE_UNAVAILABLE, f"No call is admitted: {error}.", retry_after_s=UNAVAILABLE_RETRY_S)
+            return await self._admitted(passage, estimate, begun, asking, is_reserved=False)
         if isinstance(verdict, Refused):
             self._shared.spent.note(verdict.reasons)
             return deny_refused(verdict, self._clock.now_ns() // NS_PER_MS)
-        self.refusals.count_shadow(verdict.would_refuse, labels)
+        self.refusals.count_shadow(verdict.would_refuse, asking.labels)
         reservation = self.endings.opened(reservation_id, Held(estimate.quoted.quote, verdict.cap))
-        watch = await self._watched(reservation, labels, probing, is_stream=passage.call.stream)
-        if isinstance(watch, Deny):
-            return watch
-        return Admission(passage.exchange, estimate, reservation, verdict.cap if estimate.sends_cap else None, watch)
+        return await self._admitted(passage, estimate, reservation, asking)
 
-    async def _watched(
-        self, reservation: OpenReservation, labels: Labels, probing: Probing, *, is_stream: bool
-    ) -> AttemptWatch | Deny:
-        """What breakers will see of an attempt; or, its reservation voided, why it may not go: one may have opened
-        while it waited for room, or another call is the probe.
+    async def _admitted(
+        self,
+        passage: _Passage,
+        estimate: Estimate,
+        reservation: OpenReservation,
+        asking: _Asking,
+        *,
+        is_reserved: bool = True,
+    ) -> Admission | Deny:
+        """The admission; or, its reservation voided, why it may not go: a breaker may have opened while it waited for
+        room, or another call is the probe.
         """
-        try:
-            watch = await self.breakers.admit(labels, probing, reservation.id, is_stream=is_stream)
-        except BaseException:
-            reservation.void()
-            raise
-        if isinstance(watch, Deny):
-            reservation.void()
-        elif self.breakers.wants_charges:
+        watch = self.breakers.watch(asking.labels, is_stream=passage.call.stream)
+        if not self.breakers.copy.is_calm:
+            try:
+                denied = await self.breakers.admit(watch, asking.probing, reservation.id)
+            except BaseException:
+                reservation.void()
+                raise
+            if denied is not None:
+                reservation.void()
+                return denied
+        if self.breakers.wants_charges:
             reservation.on_charge = watch.charged
-        return watch
+        cap = reservation.held.cap if estimate.sends_cap else None
+        return Admission(passage.exchange, estimate, reservation, cap, watch, is_reserved)
 
     async def _reserve(self, estimate: Estimate, caller: Caller, reservation_id: ReservationId) -> Admitted | Refused:
-        demand = Demand(
+        demand = self._demand(estimate, caller, reservation_id)
+        return await self._ledger.reserve(demand, wait_s=0.0 if estimate.can_count else self._config.busy_wait_s)
+
+    def _demand(self, estimate: Estimate, caller: Caller, reservation_id: ReservationId) -> Demand:
+        return Demand(
             reservation_id,
             estimate.labels,
             estimate.quoted.quote,
@@ -244,12 +273,13 @@ class Gate:
             self._config.reservation_deadline_s,
             caller.new_subjects_per_hour,
         )
-        return await self._ledger.reserve(demand, wait_s=0.0 if estimate.can_count else self._config.busy_wait_s)
 
     def _attempt(self, admission: Admission, down: Downstream, call_id: str, *, client_cap: int | None) -> Attempt:
         headers = [(CALL_ID_HEADER, call_id)]
         if admission.cap is not None and admission.cap != client_cap:
             headers.append((CAP_HEADER, str(admission.cap)))
+        if not admission.is_reserved:
+            headers.append(UNRESERVED_HEADER)
         return Attempt(
             call=admission.estimate.call,
             exchange=admission.exchange,

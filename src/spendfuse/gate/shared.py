@@ -1,14 +1,12 @@
 """What the gates of one process share, and what lives on when a reload puts another gate in place of the last one."""
 
 import asyncio
-import contextlib
 from collections.abc import Coroutine
 from typing import Any
 
 from spendfuse.clock import Clock
-from spendfuse.core.errors import ReservationUnknown
 from spendfuse.core.refusals import Deny
-from spendfuse.core.reservations import CallIds, ReservationId
+from spendfuse.core.reservations import CallIds
 from spendfuse.gate.breakers import Breakers
 from spendfuse.gate.events import RefusalCounts
 from spendfuse.gate.learned import LearnedCaps
@@ -16,23 +14,23 @@ from spendfuse.gate.overruns import Overruns
 from spendfuse.gate.reservations import Endings
 from spendfuse.gate.spent import SpentLimits
 from spendfuse.gate.unpriced import UnpricedModels
+from spendfuse.ledger.spool import Spool
 from spendfuse.ledger.store import Ledger
 from spendfuse.upstream.client import UpstreamClient
 
-_NO_RESERVATION = ReservationId(0)
-
 
 class Shared:
-    """One ledger, one upstream client, and what calls leave behind them, whichever gate they came through."""
+    """One ledger with its spool, one upstream client, and what calls leave behind, whichever gate they came through."""
 
-    def __init__(self, ledger: Ledger, client: UpstreamClient, clock: Clock) -> None:
+    def __init__(self, ledger: Ledger, spool: Spool, client: UpstreamClient, clock: Clock) -> None:
         self.ledger = ledger
+        self.spool = spool
         self.client = client
         self.clock = clock
         self.ids = CallIds()
         self.overruns = Overruns(ledger)
         self.learned = LearnedCaps()
-        self.endings = Endings(ledger)
+        self.endings = Endings(ledger, spool)
         self.refusals = RefusalCounts(ledger)
         self.breakers = Breakers(ledger, clock)
         self.spent = SpentLimits(ledger, self.breakers.limits_spent)
@@ -50,15 +48,6 @@ class Shared:
         """An amount was raised, and what was spent no longer is: for a `Follower` to call."""
         self.spent.forget()
         self.breakers.limits_spent()
-
-    async def check_ready(self) -> None:
-        """Whether the store takes transactions now.
-
-        Raises:
-            LedgerUnavailable: it doesn't, so no call is admitted; the message says why.
-        """
-        with contextlib.suppress(ReservationUnknown):
-            await self.ledger.void(_NO_RESERVATION)
 
     async def drain(self, timeout_s: float) -> None:
         """Wait for calls that go on without their client, cutting those that outlast the time, then for the ends of all

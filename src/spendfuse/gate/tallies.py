@@ -1,10 +1,10 @@
 """What this process's attempts add up to for breakers, until the store is told."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from spendfuse.core.breakers import Breaker, Burn, Counts, Drift, ErrorRate, MeanLatency
-from spendfuse.core.labels import Labels
+from spendfuse.core.breakers import NOTHING_COUNTED, Breaker, Burn, Counts, Drift, ErrorRate, MeanLatency
+from spendfuse.core.labels import Labels, subject_of
 from spendfuse.gate.breaker_states import BreakerCopy
 from spendfuse.ledger.breakers import Key
 
@@ -35,13 +35,23 @@ class _Tally:
         return Counts(self.calls, self.errors, self.timed, self.latency_ms, self.cost, self.output_tokens)
 
 
+@dataclass(slots=True, eq=False)
+class _Group:
+    """Breakers that are told apart by the same labels, and the tallies of each subject that was met since the last
+    flush, by the values of those labels."""
+
+    each: tuple[str, ...]
+    breakers: list[Breaker]
+    met: dict[tuple[str, ...], list[_Tally]] = field(default_factory=dict[tuple[str, ...], list[_Tally]])
+
+
 class Tallies:
-    """Counts by breaker and subject. On the way of every call: one subject for all breakers with the same labels."""
+    """Counts by breaker and subject. On the way of every call, so it looks up once for all breakers of a group."""
 
     def __init__(self, copy: BreakerCopy) -> None:
         self._copy = copy
-        self._of_attempts: list[list[Breaker]] = []
-        self._of_charges: list[list[Breaker]] = []
+        self._of_attempts: list[_Group] = []
+        self._of_charges: list[_Group] = []
         self._tallies: dict[Key, _Tally] = {}
 
     def configure(self, breakers: Sequence[Breaker]) -> None:
@@ -59,58 +69,73 @@ class Tallies:
     ) -> None:
         """An attempt has ended, by success or error. Its times are None where they say nothing of its target."""
         for group in self._of_attempts:
-            subject = group[0].subject_of(labels)
-            for breaker in group:
-                trigger = breaker.trigger
+            for tally in self._of(group, labels, closings):
+                trigger = tally.breaker.trigger
                 if isinstance(trigger, MeanLatency):
                     ms = first_token_ms if trigger.to_first_token else whole_ms
-                    if ms is not None and (tally := self._tally(breaker, subject, labels, closings)):
+                    if ms is not None:
                         tally.timed += 1
                         tally.latency_ms += ms
-                elif tally := self._tally(breaker, subject, labels, closings):
+                else:
                     tally.calls += 1
                     tally.errors += is_error
 
     def charge(self, labels: Labels, closings: int, *, cost: int, output_tokens: int) -> None:
         """A call was charged."""
         for group in self._of_charges:
-            subject = group[0].subject_of(labels)
-            for breaker in group:
-                if tally := self._tally(breaker, subject, labels, closings):
-                    tally.calls += 1
-                    tally.cost += cost
-                    tally.output_tokens += output_tokens
+            for tally in self._of(group, labels, closings):
+                tally.calls += 1
+                tally.cost += cost
+                tally.output_tokens += output_tokens
 
     def forget(self, key: Key) -> None:
         """A breaker has closed: what was counted before does not count."""
         self._tallies.pop(key, None)
+        self._forget_met()
 
     def drain(self) -> list[tuple[Breaker, str, Counts]]:
         """All counts, which are zero then."""
         tallies, self._tallies = self._tallies, {}
-        return [(tally.breaker, subject, tally.counts) for (_, subject), tally in tallies.items()]
+        self._forget_met()
+        counted = [(tally.breaker, subject, tally.counts) for (_, subject), tally in tallies.items()]
+        return [one for one in counted if one[2] != NOTHING_COUNTED]
 
     def restore(self, counts: Iterable[tuple[Breaker, str, Counts]]) -> None:
         """Put back what the store did not take."""
         for breaker, subject, one in counts:
             self._tallies.setdefault((breaker.name, subject), _Tally(breaker)).add(one)
 
-    def _tally(self, breaker: Breaker, subject: str, labels: Labels, closings: int) -> _Tally | None:
-        """Where to count an attempt that began when there had been so many closings; None where it does not count."""
-        if breaker.match and not breaker.covers(labels):
-            return None
-        key = (breaker.name, subject)
-        if closings != self._copy.closings and self._copy.closed_after(key, closings):
-            return None
-        tally = self._tallies.get(key)
-        if tally is None and len(self._tallies) < SUBJECTS_MAX:
-            tally = self._tallies[key] = _Tally(breaker)
-        return tally
+    def _of(self, group: _Group, labels: Labels, closings: int) -> Sequence[_Tally]:
+        """Where to count an attempt that began when there had been so many closings."""
+        values = tuple([labels.get(name, "") for name in group.each])
+        met = group.met.get(values)
+        if met is None or closings != self._copy.closings:
+            return self._look_up(group, values, labels, closings)
+        return met
+
+    def _look_up(self, group: _Group, values: tuple[str, ...], labels: Labels, closings: int) -> list[_Tally]:
+        subject = subject_of(labels, group.each)
+        found: list[_Tally] = []
+        for breaker in group.breakers:
+            key = (breaker.name, subject)
+            if self._copy.closed_after(key, closings):
+                continue
+            tally = self._tallies.get(key)
+            if tally is None and len(self._tallies) < SUBJECTS_MAX:
+                tally = self._tallies[key] = _Tally(breaker)
+            if tally is not None:
+                found.append(tally)
+        if closings == self._copy.closings:
+            group.met[values] = found
+        return found
+
+    def _forget_met(self) -> None:
+        for group in (*self._of_attempts, *self._of_charges):
+            group.met.clear()
 
 
-def _grouped(breakers: Sequence[Breaker]) -> list[list[Breaker]]:
-    """By the labels that make up their subjects."""
-    groups: dict[tuple[str, ...], list[Breaker]] = {}
+def _grouped(breakers: Sequence[Breaker]) -> list[_Group]:
+    groups: dict[tuple[str, ...], _Group] = {}
     for breaker in breakers:
-        groups.setdefault(breaker.each, []).append(breaker)
+        groups.setdefault(breaker.each, _Group(breaker.each, [])).breakers.append(breaker)
     return list(groups.values())

@@ -6,9 +6,14 @@ first, then those who wait for room, then new reserves.
 Failure policy: closed. A batch that fails is repeated operation by operation, so that a poisoned one fails alone; every
 verb is idempotent, so repeating one whose commit was in doubt is safe. A caller whose operation has no outcome within
 `timeout_s` gets `LedgerUnavailable`, wherever the store hangs; should its reserve be admitted after all, it is voided.
+
+A store that has failed is tried once more at once; when that fails too, or takes longer than `PROBE_INTERVAL_S`, there
+is an outage: whoever waits is told, whoever comes is told at once, and only a try now and then goes to the store until
+one succeeds.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Sequence
@@ -29,6 +34,8 @@ from spendfuse.ledger.waiting import Pending, WaitingRoom
 BATCH_MAX = 512
 QUEUE_MAX = 10_000
 STORE_TIMEOUT_S = 5.0
+PROBE_INTERVAL_S = 0.25
+"""How often a store that is away is tried."""
 WAITERS_RETRY_S = 0.04
 """How often waiters are tried for what other processes freed; two of these stay within 100 ms."""
 
@@ -52,8 +59,17 @@ class Batching:
         self._retry_timer: asyncio.TimerHandle | None = None
         self._work = asyncio.Event()
         self._watch: asyncio.TimerHandle | None = None
+        self._batch_began_at = 0.0
+        self._failure: LedgerUnavailable | None = None
+        """Why the store failed last; None once it has taken something since."""
+        self._outage: LedgerUnavailable | None = None
         self._is_closing = False
         self._pump_task: asyncio.Task[None] | None = None
+
+    @property
+    def outage(self) -> LedgerUnavailable | None:
+        """See `Ledger`."""
+        return _closed() if self._is_closing else self._outage
 
     def start(self) -> None:
         """Begin to run batches."""
@@ -82,8 +98,9 @@ class Batching:
         return self._engine
 
     def _enqueue(self, queue: deque[Pending], operation: Operation, wait_s: float = 0.0) -> Pending:
-        if self._is_closing:
-            raise _closed()
+        if (outage := self.outage) is not None:
+            # Never the same exception twice: each raise of it would add to its traceback.
+            raise type(outage)(str(outage))
         if len(queue) >= QUEUE_MAX:
             raise LedgerUnavailable(f"{QUEUE_MAX} operations wait for the store already")
         loop = self._loop
@@ -111,6 +128,9 @@ class Batching:
         """Run batches until the ledger closes and nothing is left to do."""
         while True:
             self._work.clear()
+            if self._failure is not None and not self._is_closing:
+                await self._probe()
+                continue
             self._batch = self._gather()
             if self._batch:
                 await self._run_batch()
@@ -135,6 +155,7 @@ class Batching:
         return batch
 
     async def _run_batch(self) -> None:
+        self._batch_began_at = self._loop.time()
         if self._watch is None:
             self._watch = self._loop.call_later(self._timeout_s / 10, self._look_after_batch)
         outcomes = await self._outcomes([operation for _, operation in self._batch])
@@ -148,13 +169,62 @@ class Batching:
 
     async def _outcomes(self, operations: list[Operation]) -> Sequence[Outcome]:
         try:
-            return await self._engine.run(operations)
+            outcomes = await self._engine.run(operations)
         except LedgerUnavailable as error:
+            self._failure = error
             return [error] * len(operations)
         except Exception as error:  # noqa: BLE001 - whatever it was, it must neither end the pump nor fail the others
             if len(operations) == 1:
                 return [LedgerError(f"the ledger could not run {type(operations[0]).__name__}: {error!r}")]
-            return [outcome for operation in operations for outcome in await self._outcomes([operation])]
+            each: list[Outcome] = []
+            for operation in operations:
+                each += [self._failure] if self._failure is not None else await self._outcomes([operation])
+            return each
+        self._come_back()
+        return outcomes
+
+    async def _probe(self) -> None:
+        """Try a store that has failed; where it fails again, there is an outage, and the next try comes later."""
+        assert self._failure is not None
+        doubt = self._loop.call_later(PROBE_INTERVAL_S, self._go_out, self._failure)
+        try:
+            await self._engine.run(())
+        except Exception as error:  # noqa: BLE001 - whatever it was, it must not end the pump
+            failed = (
+                error if isinstance(error, LedgerUnavailable) else LedgerUnavailable(f"the store failed: {error!r}")
+            )
+            self._go_out(failed)
+            if not self._is_closing:
+                await self._pause(PROBE_INTERVAL_S)
+        else:
+            self._come_back()
+        finally:
+            doubt.cancel()
+
+    async def _pause(self, pause_s: float) -> None:
+        """Wait so long, or until the ledger closes."""
+        self._work.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                while not self._is_closing:
+                    await self._work.wait()
+                    self._work.clear()
+
+    def _go_out(self, error: LedgerUnavailable) -> None:
+        """The store is away: tell everybody who waits for it."""
+        if self._outage is None:
+            _log.error("store_away reason=%s", error)
+        self._failure = self._outage = error
+        waiting = [*self._freeing, *self._reserves, *self._room.empty()]
+        self._freeing.clear()
+        self._reserves.clear()
+        for pending in waiting:
+            self._resolve(pending, error)
+
+    def _come_back(self) -> None:
+        if self._outage is not None:
+            _log.warning("store_back")
+        self._failure = self._outage = None
 
     def _deliver(self, pending: Pending, operation: Operation, outcome: Outcome) -> None:
         if pending.is_over:
@@ -207,13 +277,15 @@ class Batching:
     def _look_after_batch(self) -> None:
         """Runs now and then, not once for each batch: a timer costs a tenth of what a batch does."""
         self._watch = None
-        if self._batch:
+        if self._batch or self._failure is not None:
             self._fail_overdue()
             self._watch = self._loop.call_later(self._timeout_s / 10, self._look_after_batch)
 
     def _fail_overdue(self) -> None:
         """The store hangs: tell every caller who has waited for it long enough."""
         now = self._loop.time()
+        if self._batch and now - self._batch_began_at >= self._timeout_s:
+            self._go_out(LedgerUnavailable(f"the store gave no answer within {self._timeout_s:g} s"))
         for queue in ([pending for pending, _ in self._batch], self._freeing, self._reserves):
             for pending in queue:
                 if pending.deadline <= now and not pending.is_over:

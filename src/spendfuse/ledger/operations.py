@@ -205,7 +205,8 @@ class Engine(Protocol):
         ...
 
     async def run(self, operations: Sequence[Operation]) -> Sequence[Outcome]:
-        """Run the operations in order in one transaction; every outcome is durable when this returns.
+        """Run the operations in order in one transaction; every outcome is durable when this returns. Without any it
+        writes next to nothing (this owner's lease, anew): whether the store takes anything.
 
         Raises:
             LedgerUnavailable: nothing was committed, and trying at once again would not help.

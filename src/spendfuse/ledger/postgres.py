@@ -174,11 +174,11 @@ class PostgresEngine:
 
     @contextlib.asynccontextmanager
     async def _writing(self) -> AsyncGenerator[None]:
-        """The writing connection for as long as the bound allows; a verb that hangs takes the connection with it."""
-        async with self._turn:
-            with unavailable():
-                async with asyncio.timeout(self._timeout_s):
-                    yield
+        """The writing connection, its turn included for as long as the bound allows; a verb that hangs takes the
+        connection with it."""
+        with unavailable():
+            async with asyncio.timeout(self._timeout_s), self._turn:
+                yield
 
     async def _connect_writer(self) -> PostgresConnection:
         return await connect(self._dsn, timeout_s=self._timeout_s, is_writer=True)

@@ -291,7 +291,9 @@ class PostgresWriter:
         if has_ended:
             await end_amounts(connection, await self._read_time(connection) // NS_PER_MS)
         others, more = await self._run_in_order(connection, operations[before:], is_repeated=is_repeated)
-        if expires:
+        if not operations:
+            self._renew_at_s = 0.0
+        if expires or not operations:
             await self._keep_house(connection)
         return [*outcomes, *others], [*batches, *more]
 

@@ -164,6 +164,8 @@ class SqliteWriter:
         batch.read([one.reservation_id for one in operations if isinstance(one, CallOperation)])
         outcomes = [self._execute(batch, one, now_ns // NS_PER_MS) for one in operations]
         batch.write()
+        if not operations:
+            self._renew_lease(now_ns // NS_PER_MS)
         return outcomes
 
     def _execute(self, batch: SqliteBatch, operation: Operation, now_ms: int) -> Outcome:
@@ -210,10 +212,13 @@ class SqliteWriter:
             case _:
                 assert_never(operation)
 
+    def _renew_lease(self, now_ms: int) -> None:
+        self._connection.execute(_RENEW_LEASE, (now_ms + LEASE_MS, self.owner_id)).fetchall()
+        self._renew_at_ms = now_ms + LEASE_RENEWAL_MS
+
     def _expire_due(self, batch: SqliteBatch, now_ms: int) -> tuple[Entry, ...]:
         if self.owner_id and now_ms >= self._renew_at_ms:
-            self._connection.execute(_RENEW_LEASE, (now_ms + LEASE_MS, self.owner_id)).fetchall()
-            self._renew_at_ms = now_ms + LEASE_RENEWAL_MS
+            self._renew_lease(now_ms)
         has_ownerless = self._looks_for_ownerless
         for (owner_id,) in self._connection.execute(_SELECT_OWNERS).fetchall():
             if owner_id != self.owner_id and self._owners.is_gone(owner_id):

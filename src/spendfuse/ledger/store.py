@@ -1,7 +1,8 @@
 """The contract that every ledger engine keeps.
 
 Failure policy: closed. When a store can't be reached or can't commit, every verb raises `LedgerUnavailable` within a
-bounded time and nothing is assumed to have happened. A refusal is a value (`Refused`), not an exception.
+bounded time, at once when that is known already (`outage`), and nothing is assumed to have happened. A refusal is a
+value (`Refused`), not an exception.
 
 All verbs are idempotent by reservation id: repeating one, also twice within one batch, changes nothing and gives the
 same answer. All time is the store's own.
@@ -13,6 +14,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from spendfuse.core.decisions import Admitted, Fit, Refused
+from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.core.labels import Labels
 from spendfuse.core.limits import Limit
 from spendfuse.core.quotes import Amounts, CapRange, Quote
@@ -189,6 +191,15 @@ class Ledger(BreakerLedger, AlertLedger, Protocol):
     @property
     def owner_id(self) -> int:
         """This process in the store, from opening to closing."""
+        ...
+
+    @property
+    def outage(self) -> LedgerUnavailable | None:
+        """Why the store takes nothing now, as far as this process knows; None while it does. Costs nothing to ask.
+
+        During an outage every verb that changes the store raises this at once, and the store is tried several times a
+        second. It is found out by whatever is asked of the store, so at the latest by the keeper.
+        """
         ...
 
     async def reserve(self, demand: Demand, *, wait_s: float = 0.0) -> Admitted | Refused:

@@ -7,7 +7,7 @@ from typing import cast
 
 from spendfuse.core.alerts import Alert
 from spendfuse.core.decisions import Admitted, Fit, Refused
-from spendfuse.core.errors import LedgerUnavailable, LimitsOutdated
+from spendfuse.core.errors import LedgerClosed, LedgerUnavailable, LimitsOutdated
 from spendfuse.core.limits import Limit
 from spendfuse.core.quotes import Quote
 from spendfuse.core.reservations import Charge, Entry, ReservationId
@@ -80,6 +80,10 @@ class BatchingLedger(BreakerVerbs):
                 if not await self._may_be_up_to_date(applied):
                     raise
                 continue
+            except LedgerUnavailable as error:
+                if self._outdated_since_s is not None and not isinstance(error, LedgerClosed):
+                    raise LimitsOutdated(f"newer limits were applied, and now {error}") from error
+                raise
             self._outdated_since_s = None
             assert isinstance(outcome, Admitted | Refused)
             return outcome

@@ -69,7 +69,7 @@ class Gateway:
             keyring=self._keyring,
             dialects=serves.dialects,
             models=config.models,
-            others=others_app(self._shared.check_ready, self._shared.ledger.channel_health, admin.routes()),
+            others=others_app(lambda: self._shared.ledger.outage, lambda: self._outbox.failing, admin.routes()),
             peers=Peers(config.trusted_proxies) if gate.needs_peers else None,
             body_bytes_max=config.body_bytes_max,
             via=via_of(config),

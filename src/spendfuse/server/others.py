@@ -1,6 +1,6 @@
 """Everything outside `/v1`: health, and a clear 404."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -13,12 +13,12 @@ from spendfuse.server.run import ASGIApp
 
 
 def others_app(
-    check_ready: Callable[[], Awaitable[None]],
-    channel_health: Callable[[], Awaitable[Sequence[ChannelHealth]]],
+    outage: Callable[[], LedgerUnavailable | None],
+    failing_channels: Callable[[], Sequence[ChannelHealth]],
     more: Sequence[Route] = (),
 ) -> ASGIApp:
-    """The app for health checks and what is added. `check_ready` raises `LedgerUnavailable` while calls can't be
-    admitted.
+    """The app for health checks, and `more`. `outage` says why calls can't be admitted. Anyone may ask, so it asks
+    nobody else.
 
     Channels of alerts that can't be reached are named, and make nothing less ready: calls are served without them.
     """
@@ -27,14 +27,13 @@ def others_app(
         return JSONResponse({"status": "live"})
 
     async def ready(_: Request) -> JSONResponse:
-        try:
-            await check_ready()
-            failing = await channel_health()
-        except LedgerUnavailable as error:
-            return JSONResponse({"status": "unavailable", "reason": str(error)}, status_code=503)
+        why = outage()
+        if why is not None:
+            return JSONResponse({"status": "unavailable", "reason": str(why)}, status_code=503)
+        failing = failing_channels()
         if not failing:
             return JSONResponse({"status": "ready"})
-        # Why stands in `spendfuse alerts list`: anybody may ask here.
+        # Why stands in `spendfuse alerts list`.
         channels = {one.channel: {"waiting": one.waiting, "failed": one.failed} for one in failing}
         return JSONResponse({"status": "ready", "failing_channels": channels})
 
