@@ -197,7 +197,8 @@ class _History:
             assert len(subject_values(line.subject)) == len(line.each)
         since_ms = self.now_ms() - self.random.choice([10_000, 3_600_000, 10**9])
         for label in ("user", "run"):
-            rows = [await one.spend(label, since_ms=since_ms) for one in (memory, stored)]
+            top = self.random.choice([None, 1, 2])
+            rows = [await one.spend(label, since_ms=since_ms, top=top) for one in (memory, stored)]
             assert rows[0] == rows[1]
         await self.check_rows()
 

@@ -38,6 +38,19 @@ async def test_spend_adds_up_by_the_values_of_a_label(harness: Harness) -> None:
     ]
 
 
+@pytest.mark.parametrize("label", ["user", "run"])
+@contract
+async def test_values_beyond_the_top_share_one_row(harness: Harness, label: str) -> None:
+    ledger = await harness.open(limit("l", 10_000))
+    for number, cost in enumerate((10, 30, 20, 5, 5), 1):
+        await admitted(ledger, number, 100, labels={label: f"v{number}"})
+        await ledger.settle(rid(number), charge(cost, input_tokens=1))
+    dearest = [SpendRow("v2", 1, 1, 30, 31, 0), SpendRow("v3", 1, 1, 20, 21, 0)]
+    others = SpendRow("", 3, 3, 20, 23, 0, values=3)
+    assert await ledger.spend(label, since_ms=0, top=2) == [*dearest, others]
+    assert len(await ledger.spend(label, since_ms=0, top=5)) == 5
+
+
 CUTS = [(-90, None, 5), (-90, 90, 5), (-50, 20, 3), (-50, 20.001, 4), (0, 1, 1), (-7, -6, 0), (-20, 61, 3), (61, 0, 0)]
 
 

@@ -19,8 +19,8 @@ def row(value: str, cost: int, *, calls: int = 1, estimated_cost: int = 0) -> Sp
     return SpendRow(value, calls, 10 * calls, 20 * calls, cost, estimated_cost)
 
 
-def test_lines_come_dearest_first_with_a_total_over_all() -> None:
-    report = spend_report("feature", [row("chat", 100), row("search", 300, calls=2, estimated_cost=50)])
+def test_lines_come_as_their_rows_with_a_total_over_all() -> None:
+    report = spend_report("feature", [row("search", 300, calls=2, estimated_cost=50), row("chat", 100)])
 
     assert [(line.value, line.cost, line.share_permille) for line in report.lines] == [
         ("search", 300, 750),
@@ -39,6 +39,15 @@ def test_values_beyond_the_top_are_one_line_so_that_the_total_still_adds_up() ->
     assert report.rest is not None
     assert (report.rest.values, report.rest.cost, report.rest.share_permille) == (2, 2, 200)
     assert sum(line.cost for line in report.all_lines) == report.total.cost == 10
+
+
+def test_a_row_that_stands_for_many_values_is_the_rest() -> None:
+    many = SpendRow("", 40, 10, 20, 12, 3, values=38)
+    report = spend_report("run", [row("a", 5), row("b", 3), many], top=2)
+
+    assert report.rest is not None
+    assert (report.rest.values, report.rest.cost, report.rest.estimated_cost) == (38, 12, 3)
+    assert (report.total.values, report.total.cost) == (40, 20)
 
 
 def test_no_rest_when_the_top_holds_every_value() -> None:

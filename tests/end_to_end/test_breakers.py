@@ -100,6 +100,15 @@ def statuses(running: Sequence[RunningGateway], count: int) -> Counter[int]:
     return Counter(status for status, _, _ in calls(running, count))
 
 
+def wait_for_all(running: Sequence[RunningGateway], status: int, timeout_s: float) -> None:
+    """Wait until whichever process is asked answers with this status: three waves in a row."""
+    wait_until(
+        lambda: all(statuses(running, 24).keys() == {status} for _ in range(3)),
+        timeout_s,
+        f"every process answers {status}",
+    )
+
+
 def attempts(simulator: RunningSimulator) -> int:
     return sum(simulator.bill().calls.values())
 
@@ -114,7 +123,7 @@ def trip(running: Sequence[RunningGateway], simulator: RunningSimulator) -> None
     """Let the upstream fail until the breaker is open everywhere."""
     simulator.set_behaviour(FAILING)
     calls(running, 40)
-    wait_until(lambda: statuses(running, 16).keys() == {503}, FOLLOWED_S + 2, "every process refuses")
+    wait_for_all(running, 503, FOLLOWED_S + 2)
 
 
 def test_a_target_that_always_fails_is_tried_no_more_than_forty_times(alone: Start, tmp_path: Path) -> None:
@@ -199,12 +208,12 @@ def test_a_hand_opens_and_closes_breakers_of_gateways_that_serve(processes: Star
     ):
         said = running[0].run("breaker", "open", "errors", "--for", TARGET, "--why", "the vendor is down").stdout
         assert said.startswith(f'breaker "errors" (target={TARGET}) is open')
-        wait_until(lambda: statuses(running, 16).keys() == {503}, FOLLOWED_S + 2, "every process refuses")
+        wait_for_all(running, 503, FOLLOWED_S + 2)
         _, body, _ = calls(running)[0]
         assert "the vendor is down" in body["error"]["message"]
         assert states(running[0]) == {TARGET: "forced_open"}
         running[-1].run("breaker", "close", "errors", "--for", TARGET, "--why", "it is back")
-        wait_until(lambda: statuses(running, 16).keys() == {200}, FOLLOWED_S + 2, "every process serves")
+        wait_for_all(running, 200, FOLLOWED_S + 2)
         assert "errors,closed,forced_open" in _csv_phases(running[0])
 
 
@@ -216,7 +225,7 @@ def _csv_phases(gateway: RunningGateway) -> list[str]:
 def test_the_openai_sdk_sees_one_request_and_a_clear_error(tmp_path: Path) -> None:
     with running_simulator(HEALTHY) as simulator, _one(config_text(simulator, more=BREAKERS), tmp_path) as running:
         running[0].run("breaker", "open", "errors", "--for", TARGET, "--why", "the vendor is down")
-        wait_until(lambda: statuses(running, 1)[503] == 1, FOLLOWED_S, "it refuses")
+        wait_until(lambda: statuses(running, 1)[503] == 1, FOLLOWED_S + 1, "it refuses")
         tried: list[str] = []
         with openai.OpenAI(base_url=running[0].base_url, api_key=APP_KEY) as client:
             client._client.event_hooks["request"] = [lambda request: tried.append(str(request.url))]  # pyright: ignore[reportPrivateUsage]
@@ -281,5 +290,5 @@ def test_a_target_that_asked_to_be_left_alone_is_paused_in_all_processes(process
         assert calls(running)[0][0] == 429
         wait_until(lambda: statuses(running, 16).keys() == {503}, FOLLOWED_S + 0.8, "every process leaves it alone")
         simulator.set_behaviour(HEALTHY)
-        wait_until(lambda: statuses(running, 16).keys() == {200}, 4, "it is called again")
+        wait_for_all(running, 200, 4)
         assert states(running[0]) == {"": "closed"}

@@ -96,11 +96,11 @@ async def fetch_digest(ledger: Ledger, limits: Iterable[Limit], span: DigestSpan
     """The digest of what the ledger knows."""
     spent = await ledger.spend("feature", since_ms=span.from_ms, until_ms=span.until_ms)
     before = await ledger.spend("feature", since_ms=span.before_from_ms, until_ms=span.before_until_ms)
-    users = await ledger.spend("user", since_ms=span.from_ms, until_ms=span.until_ms)
+    users = await ledger.spend("user", since_ms=span.from_ms, until_ms=span.until_ms, top=OTHERS_SHOWN)
     return Digest(
         span=span,
         features=_features(spent, {row.value: row.cost for row in before}),
-        users=tuple(one for one in users if one.cost > 0),
+        users=tuple(one for one in users if one.cost > 0 and one.values == 1),
         refused=tuple(await ledger.refusals(span.from_ms, span.until_ms)),
         outlooks=tuple(await outlooks(ledger, [one for one in limits if not one.each], now_ms)),
         now_ms=now_ms,

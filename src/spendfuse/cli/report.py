@@ -20,6 +20,9 @@ from spendfuse.ledger.store import Ledger
 from spendfuse.reports.instants import InstantInvalid, instant_ms
 from spendfuse.reports.spend import SpendLine, SpendReport, spend_report
 
+LINES_MAX = 100
+"""Nobody reads more lines of a table; a label can have a million values."""
+
 
 def say_report(report: SpendReport) -> None:
     """The report as people read it: rounded, adding up, with its total."""
@@ -30,7 +33,7 @@ async def fetch_report(
     ledger: Ledger, label: str, *, since_ms: int, until_ms: int | None = None, top: int | None = None
 ) -> SpendReport:
     """The report of what the ledger knows of a span of time."""
-    return spend_report(label, await ledger.spend(label, since_ms=since_ms, until_ms=until_ms), top=top)
+    return spend_report(label, await ledger.spend(label, since_ms=since_ms, until_ms=until_ms, top=top), top=top)
 
 
 def _columns(report: SpendReport) -> tuple[Column[SpendLine], ...]:
@@ -116,7 +119,10 @@ def _add_report(group: typer.Typer, factories: Factories) -> None:
             str, typer.Option(metavar="WHEN", help="7d, 12h, day, week, month, or a date such as 2026-11-01.")
         ] = "month",
         until: Annotated[str | None, typer.Option(metavar="WHEN", help="As --since; default: now.")] = None,
-        top: Annotated[int | None, typer.Option(min=1, help="So many lines, and one for all others.")] = None,
+        top: Annotated[
+            int | None,
+            typer.Option(min=1, help="So many lines, and one for all others; default: 100 in a table, else all."),
+        ] = None,
         config: ConfigPath = None,
         output: OutputFormat = Format.TABLE,
     ) -> None:
@@ -134,6 +140,8 @@ def _add_report(group: typer.Typer, factories: Factories) -> None:
         except LabelInvalid as error:
             fail(str(error), exit_code=MISUSED)
         since_ms, until_ms = _since_until(loaded, since, until)
+        if top is None and output is Format.TABLE:
+            top = LINES_MAX
         made = with_ledger(
             factories,
             loaded,

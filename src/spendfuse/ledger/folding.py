@@ -9,7 +9,7 @@ from spendfuse.core.limits import Limit, Unit
 from spendfuse.core.money import AMOUNT_MAX, Nanos
 from spendfuse.core.quotes import Amounts
 from spendfuse.core.windows import Window
-from spendfuse.ledger.store import BalanceMismatch
+from spendfuse.ledger.store import BalanceMismatch, SpendRow
 
 BUCKET_MS = 15 * 60_000
 """Entries are added up by quarters of an hour: no time zone's midnight lies within one."""
@@ -136,6 +136,25 @@ def spend_parts(label: str, *, since_ms: int, until_ms: int | None, positions: P
             parts.entries.extend(((from_ms, first), (last, to_ms)))
             parts.buckets.append((first, last))
     return parts
+
+
+def with_top(rows: list[SpendRow], top: int | None) -> list[SpendRow]:
+    """The dearest of these, which come in order, and one row for all others."""
+    if top is None or len(rows) <= top:
+        return rows
+    others = rows[top:]
+    return [
+        *rows[:top],
+        SpendRow(
+            "",
+            sum(one.calls for one in others),
+            sum(one.input_tokens for one in others),
+            sum(one.output_tokens for one in others),
+            sum(one.cost for one in others),
+            sum(one.estimated_cost for one in others),
+            values=len(others),
+        ),
+    ]
 
 
 def _up(at_ms: int, grain_ms: int) -> int:

@@ -95,9 +95,9 @@ class MemoryEngine:
         """See `Engine`. A balance is the fold itself, so none can differ from it."""
         return Audit((), (0, 0))
 
-    async def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> Sequence[SpendRow]:
+    async def spend(self, label: str, *, since_ms: int, until_ms: int | None, top: int | None) -> Sequence[SpendRow]:
         """See `Engine`."""
-        return self._store.spend(label, since_ms=since_ms, until_ms=until_ms)
+        return self._store.spend(label, since_ms=since_ms, until_ms=until_ms, top=top)
 
     async def spenders(self, label: str, limit: Limit, subject: str, *, since_ms: int) -> Sequence[SpendRow]:
         """See `Engine`."""

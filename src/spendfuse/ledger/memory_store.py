@@ -21,6 +21,7 @@ from spendfuse.ledger.applied import AppliedLimits, window_of
 from spendfuse.ledger.breakers import BreakerChange, BreakerLine, CountRow, Key
 from spendfuse.ledger.definitions import Override
 from spendfuse.ledger.endings import Ending, settled_by
+from spendfuse.ledger.folding import with_top
 from spendfuse.ledger.lines import balance_line, rate_line
 from spendfuse.ledger.memory_alerts import MemoryOutbox
 from spendfuse.ledger.spent import SpentLine, SpentNote, spent_window
@@ -165,10 +166,12 @@ class MemoryStore:
                 limit, subject, override, settled=settled, reserved=reserved, resets_at_ms=window.ends_at_ms
             )
 
-    def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> Sequence[SpendRow]:
+    def spend(self, label: str, *, since_ms: int, until_ms: int | None, top: int | None) -> Sequence[SpendRow]:
         """See `Ledger.spend`."""
         made = [one for one in self.reservations.values() if one.reserved_at_ms >= since_ms]
-        return _spend_by(label, [one for one in made if until_ms is None or one.reserved_at_ms < until_ms])
+        return with_top(
+            _spend_by(label, [one for one in made if until_ms is None or one.reserved_at_ms < until_ms]), top
+        )
 
     def spenders(self, label: str, limit: Limit, subject: str, since_ms: int) -> Sequence[SpendRow]:
         """See `Ledger.spenders`; exact here."""
@@ -273,7 +276,7 @@ class MemoryStore:
         return totals
 
 
-def _spend_by(label: str, several: Iterable[Reservation]) -> Sequence[SpendRow]:
+def _spend_by(label: str, several: Iterable[Reservation]) -> list[SpendRow]:
     rows: dict[str, SpendRow] = {}
     for one in several:
         value = one.labels.get(label, "")

@@ -222,7 +222,7 @@ class Engine(Protocol):
         """See `Ledger.audit`."""
         ...
 
-    async def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> Sequence[SpendRow]:
+    async def spend(self, label: str, *, since_ms: int, until_ms: int | None, top: int | None) -> Sequence[SpendRow]:
         """See `Ledger.spend`."""
         ...
 

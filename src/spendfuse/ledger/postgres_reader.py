@@ -69,7 +69,7 @@ class PostgresReader:
         async with self._snapshot() as connection:
             return await audit(connection, await self._now_ns(connection) // NS_PER_MS)
 
-    async def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> list[SpendRow]:
+    async def spend(self, label: str, *, since_ms: int, until_ms: int | None, top: int | None) -> list[SpendRow]:
         """See `Ledger.spend`."""
         async with self._snapshot() as connection:
             known = await positions(connection)
@@ -78,7 +78,8 @@ class PostgresReader:
             statement = _REPORT_FLEETING_SPEND if is_fleeting else _REPORT_SPEND
             spans = [parts.entries] if is_fleeting else [parts.buckets, parts.entries]
             columns = [[span[end] for span in several] for several in spans for end in (0, 1)]
-            return [SpendRow(*row) for row in await connection.rows(statement, label, *parts.days, *columns)]
+            rows = await connection.rows(statement, label, *parts.days, *columns, AMOUNT_MAX if top is None else top)
+            return [SpendRow(*row) for *row, _ in rows]
 
     async def spenders(self, label: str, limit: Limit, subject: str, since_ms: int) -> list[SpendRow]:
         """See `Ledger.spenders`."""

@@ -88,9 +88,11 @@ class SqliteEngine:
         """See `Engine`."""
         return await self._reading.submit(self._reader.audit)
 
-    async def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> Sequence[SpendRow]:
+    async def spend(self, label: str, *, since_ms: int, until_ms: int | None, top: int | None) -> Sequence[SpendRow]:
         """See `Engine`."""
-        return await self._reading.submit(lambda: self._reader.spend(label, since_ms=since_ms, until_ms=until_ms))
+        return await self._reading.submit(
+            lambda: self._reader.spend(label, since_ms=since_ms, until_ms=until_ms, top=top)
+        )
 
     async def spenders(self, label: str, limit: Limit, subject: str, *, since_ms: int) -> Sequence[SpendRow]:
         """See `Engine`."""

@@ -77,7 +77,7 @@ class SqliteReader:
         with self._snapshot():
             return audit(self._connection, self._clock.now_ns() // NS_PER_MS)
 
-    def spend(self, label: str, *, since_ms: int, until_ms: int | None) -> list[SpendRow]:
+    def spend(self, label: str, *, since_ms: int, until_ms: int | None, top: int | None) -> list[SpendRow]:
         """See `Ledger.spend`."""
         with self._snapshot():
             parts = spend_parts(label, since_ms=since_ms, until_ms=until_ms, positions=positions(self._connection))
@@ -87,9 +87,10 @@ class SqliteReader:
                 "day_until_ms": parts.days[1],
                 "buckets": json.dumps(parts.buckets),
                 "entries": json.dumps(parts.entries),
+                "top": AMOUNT_MAX if top is None else top,
             }
             statement = _REPORT_FLEETING_SPEND if label in FLEETING_LABELS else _REPORT_SPEND
-            return [SpendRow(*row) for row in self._connection.execute(statement, parameters)]
+            return [SpendRow(*row) for *row, _ in self._connection.execute(statement, parameters)]
 
     def spenders(self, label: str, limit: Limit, subject: str, since_ms: int) -> list[SpendRow]:
         """See `Ledger.spenders`."""

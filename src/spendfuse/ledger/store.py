@@ -152,6 +152,8 @@ class SpendRow:
     cost: int
     estimated_cost: int
     """The part of `cost` that the provider's own figures do not back."""
+    values: int = 1
+    """How many values the row stands for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,8 +333,11 @@ class Ledger(BreakerLedger, AlertLedger, Protocol):
         """
         ...
 
-    async def spend(self, label: str, *, since_ms: int, until_ms: int | None = None) -> Sequence[SpendRow]:
-        """Spend by the values of one label, the dearest first; calls count by the time of their reservation."""
+    async def spend(
+        self, label: str, *, since_ms: int, until_ms: int | None = None, top: int | None = None
+    ) -> Sequence[SpendRow]:
+        """Spend by the values of one label, the dearest first. With `top`, so many have a row, and all others share
+        one behind those: what to ask of a label with a million values; calls count by the time of their reservation."""
         ...
 
     async def spenders(self, label: str, limit: Limit, subject: str, *, since_ms: int) -> Sequence[SpendRow]:

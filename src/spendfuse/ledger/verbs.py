@@ -164,9 +164,11 @@ class BatchingLedger(BreakerVerbs):
         """See `Ledger`."""
         return await self._submit(self._freeing, Upkeep(retention_ms)) is True
 
-    async def spend(self, label: str, *, since_ms: int, until_ms: int | None = None) -> Sequence[SpendRow]:
+    async def spend(
+        self, label: str, *, since_ms: int, until_ms: int | None = None, top: int | None = None
+    ) -> Sequence[SpendRow]:
         """See `Ledger`."""
-        return await self._open_engine().spend(label, since_ms=since_ms, until_ms=until_ms)
+        return await self._open_engine().spend(label, since_ms=since_ms, until_ms=until_ms, top=top)
 
     async def spenders(self, label: str, limit: Limit, subject: str, *, since_ms: int) -> Sequence[SpendRow]:
         """See `Ledger`."""

@@ -54,8 +54,8 @@ class SpendReport:
 
 
 def spend_report(label: str, rows: Iterable[SpendRow], *, top: int | None = None) -> SpendReport:
-    """The report of these rows; with `top` only so many have a line of their own."""
-    ordered = sorted(rows, key=lambda row: (-row.cost, -row.calls, row.value))
+    """The report of these rows, which come the dearest first; with `top` only so many have a line of their own."""
+    ordered = list(rows)
     shown = ordered if top is None else ordered[:top]
     beyond = ordered[len(shown) :]
     groups = [[row] for row in shown] + ([beyond] if beyond else [])
@@ -79,7 +79,7 @@ def _line(rows: Sequence[SpendRow], rounded_cost: int, share_permille: int) -> S
         rounded_cost=rounded_cost,
         estimated_cost=sum(row.estimated_cost for row in rows),
         share_permille=share_permille,
-        values=len(rows),
+        values=sum(row.values for row in rows),
     )
 
 
