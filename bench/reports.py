@@ -26,9 +26,11 @@ from bench.ledger_process import open_ledger
 from bench.postgres import running_postgres
 from bench.table import row, title
 from spendfuse.ledger.statements import sql
-from spendfuse.ledger.store import Ledger
+from spendfuse.ledger.store import Ledger, SpendRow
 
 LABELS = ("organization", "user", "feature", "model", "key", "provider")
+TOP = 100
+"""What a table of `spendfuse report` shows."""
 RAGGED_MS = 7 * 60_000
 """A report that begins this far behind a bucket's start reads the entries of the rest of that bucket."""
 _EXPLAINED = re.compile(
@@ -56,13 +58,13 @@ async def report(ledger: Ledger, history: History, totals: Totals, *, runs: int)
     for label in ("user", "run"):
         spans = {"": (history.since_ms, history.until_ms)} if label == "run" else {}
         for more, (since_ms, until_ms) in {**spans, ", not from midnight to midnight": ragged}.items():
-            taken_ms = []
+            taken_ms, spent = [], list[SpendRow]()
             for _ in range(runs):
                 started_s = time.perf_counter()
-                spent = await ledger.spend(label, since_ms=since_ms, until_ms=until_ms)
+                spent = list(await ledger.spend(label, since_ms=since_ms, until_ms=until_ms, top=TOP))
                 taken_ms.append((time.perf_counter() - started_s) * 1e3)
             assert more or sum(one.calls for one in spent) == history.entries
-            row(f"by {label}, {len(spent):,} values{more}", taken_ms, "ms")
+            row(f"by {label}, {sum(one.values for one in spent):,} values{more}", taken_ms, "ms")
 
 
 async def keep_up(store: str, *, runs: int) -> None:

@@ -116,7 +116,7 @@ def _expire_forgets_a_balance(patch: pytest.MonkeyPatch) -> None:
 
 
 def _expire_forgets_everything(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(SqliteBatch, "expire_due", lambda self: ())
+    patch.setattr(SqliteBatch, "expire_due", lambda self, *, has_ownerless: ())
 
 
 def _lost_commits_are_told(which: type[Reserve | Settle]) -> Plant:

@@ -153,6 +153,8 @@ class World:
                 if self.shadow is not None:
                     self.shadow.registered_anew(number, owner_id)
             self.check(lambda: self._committed(number, operations, outcomes, commits, voided))
+            if not operations and process.has_lost_lease and self.store.has_lease(owner_id):
+                self._regained(process)
 
         engine = FaultyEngine(session, committed, lambda error: self.check(lambda: _raise_broken(error)))
         upstream = ProcessUpstream(self.provider, lambda *sent: self.check(lambda: self._check_sent(*sent)))
@@ -351,6 +353,14 @@ class World:
         self._dead_since_ns[process.owner_id] = (self.clock.now_ns(), process.number)
         if self.shadow is not None:
             self.shadow.gone(process.number, process.owner_id)
+
+    def _regained(self, process: Process) -> None:
+        """Trying a store that was away renews a lease that was over, before anybody else has taken notice."""
+        self.note(f"the lease of process {process.number} is renewed")
+        process.has_lost_lease, process.renewed_at_ns = False, self.clock.now_ns()
+        self._dead_since_ns.pop(process.owner_id, None)
+        if self.shadow is not None:
+            self.shadow.regained(process.number)
 
     def _end_leases(self) -> None:
         before_ns = self.clock.now_ns() - LEASE_NS

@@ -86,6 +86,9 @@ class PostgresWorld:
     def end_lease(self, owner_id: int) -> None:
         self.rows("UPDATE owner SET lease_until_ms = 0 WHERE owner_id = $1", owner_id)
 
+    def has_lease(self, owner_id: int) -> bool:
+        return bool(self.rows("SELECT 1 FROM owner WHERE owner_id = $1 AND lease_until_ms > 0", owner_id))
+
     def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
         """What a query gives, beside the engine."""
         return [tuple(row) for row in run_in(self._server.loop, self._raw.fetch(query, *parameters))]

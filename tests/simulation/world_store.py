@@ -103,6 +103,10 @@ class Store(Protocol):
         """So much time has passed."""
         ...
 
+    def has_lease(self, owner_id: int) -> bool:
+        """Whether its lease, which had ended, goes on."""
+        ...
+
     def open_rows(self) -> Mapping[int, OpenRow]:
         """All open reservations."""
         ...
@@ -158,6 +162,9 @@ class MemoryWorld:
         pass
 
     def end_lease(self, owner_id: int) -> None:
+        raise AssertionError("it has no leases")
+
+    def has_lease(self, owner_id: int) -> bool:
         raise AssertionError("it has no leases")
 
     def open_rows(self) -> Mapping[int, OpenRow]:
@@ -259,6 +266,9 @@ class SqliteWorld:
         self._numbers = {identity: number for number, identity in self._identities.items()}
 
     def end_lease(self, owner_id: int) -> None:
+        raise AssertionError("it has no leases")
+
+    def has_lease(self, owner_id: int) -> bool:
         raise AssertionError("it has no leases")
 
     def rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:

@@ -122,6 +122,7 @@ class SqliteWriter:
             with store_errors(), self._lock, transaction(self._connection):
                 outcomes = self._run(operations)
         except BaseException:
+            self._looks_for_ownerless = True
             self._books.drop(self._applied)
             raise
         self._applied = self._books.own

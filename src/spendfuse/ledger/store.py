@@ -342,8 +342,7 @@ class Ledger(BreakerLedger, AlertLedger, Protocol):
 
     async def spenders(self, label: str, limit: Limit, subject: str, *, since_ms: int) -> Sequence[SpendRow]:
         """Spend by the values of one label since about an instant (to a quarter of an hour), of what a limit counts
-        under a subject; empty where the limit tells calls apart by a fleeting label.
-        """
+        under a subject; empty where the limit tells calls apart by a fleeting label."""
         ...
 
     async def refusals(self, since_ms: int, until_ms: int) -> Sequence[RefusalCount]:
@@ -352,8 +351,7 @@ class Ledger(BreakerLedger, AlertLedger, Protocol):
 
     async def settled_since(self, since_ms: int) -> Mapping[tuple[str, str], int]:
         """What was settled since about an instant (to a quarter of an hour) by a limit's name and subject, in its unit,
-        whatever windows it fell into. Limits that tell calls apart by a fleeting label are left out, and rates.
-        """
+        whatever windows it fell into. Limits that tell calls apart by a fleeting label are left out, and rates."""
         ...
 
     async def keys(self) -> Sequence[KeyRecord]:
