@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from spendfuse.alerting.outbox import ChannelSender
     from spendfuse.upstream.client import UpstreamClient
 
-OUTBOX_STOP_S = 1.0
-"""How long messages under way may take once all calls have ended; what takes longer is sent once more."""
 logger = logging.getLogger("spendfuse")
 
+OUTBOX_STOP_S = 1.0
+"""How long messages under way may take once all calls have ended; what takes longer is sent once more."""
 DRAIN_S = 3.0
 """How long the ends of reservations may take once all calls have ended; what is left then is the keeper's."""
 
@@ -118,15 +118,8 @@ async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
         caretaker = Caretaker(ledger, retention_s=config.retention_s)
         caretaker.start()
         stack.push_async_callback(caretaker.stop)
-        background = (
-            follower.run(),
-            shared.refusals.run(),
-            shared.spent.run(),
-            shared.breakers.run(),
-            shared.unpriced.run(),
-        )
-        background = (*background, outbox.run())
-        await stack.enter_async_context(_running(*background))
+        telling = (shared.refusals.run(), shared.spent.run(), shared.unpriced.run(), outbox.run())
+        await stack.enter_async_context(_running(follower.run(), shared.breakers.run(), *telling))
         yield Gateway(config, shared=shared, keyring=keyring, outbox=outbox)
 
 
