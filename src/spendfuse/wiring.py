@@ -4,24 +4,35 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
-from collections.abc import AsyncGenerator, Coroutine
+import tempfile
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from spendfuse.cli import build
 from spendfuse.cli.factories import Factories, GatewayApp
-from spendfuse.clock import SystemClock
+from spendfuse.clock import Clock, SystemClock
 from spendfuse.config import Config, PostgresStore, SqliteStore, Store
 from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.core.limits import Limit
-from spendfuse.ledger.sqlite import open_sqlite
+from spendfuse.ledger.sqlite import open_sqlite, open_sqlite_rehearsal
 from spendfuse.ledger.sqlite_file import sqlite_has_wal_race
 from spendfuse.ledger.store import Ledger, Topic
+from spendfuse.upstream.client import UpstreamClient
+
+if TYPE_CHECKING:
+    from spendfuse.drill.stage import Stage
+    from spendfuse.gate.shared import Shared
+    from spendfuse.ledger.spool import Spool
 
 logger = logging.getLogger("spendfuse")
 
 DRAIN_S = 3.0
 """How long the ends of reservations may take once all calls have ended; what is left then is the keeper's."""
+
+DRILL_INTERVAL_S = 10.0
+"""How often a drill's keeper and follower look: nobody else changes its store, and each look costs real time."""
 
 
 async def open_store(store: Store, *, limits: tuple[Limit, ...] | None) -> Ledger:
@@ -71,9 +82,6 @@ async def open_ledger(config: Config) -> AsyncGenerator[Ledger]:
 async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
     """The whole gateway of one process, opened in its event loop."""
     # What only a gateway needs is imported only by one: a command starts in half the time.
-    from spendfuse.gate.shared import Shared
-    from spendfuse.ledger.following import Follower
-    from spendfuse.ledger.keeper import Keeper
     from spendfuse.ledger.spool import open_spool
     from spendfuse.ledger.upkeep import Caretaker
     from spendfuse.server.auth import Keyring
@@ -86,28 +94,71 @@ async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
         spool = await stack.enter_async_context(open_spool(ledger, config.spool, store=config.store.where))
         client = HttpClient()
         stack.push_async_callback(client.close)
-        shared = Shared(ledger, spool, client, SystemClock())
-        stack.push_async_callback(shared.drain, DRAIN_S)
         keyring = Keyring(config.keys, ledger, new_subjects_per_hour=config.new_subjects_per_hour)
-        follower = Follower(
-            ledger,
-            {
-                Topic.KEYS: keyring.load,
-                Topic.OVERRUNS: shared.overruns.load,
-                Topic.BREAKERS: shared.breakers.load,
-                Topic.SPENT: shared.spent_ended,
-            },
-        )
-        await follower.refresh()
-        keeper = Keeper(ledger)
-        keeper.start()
-        stack.push_async_callback(keeper.stop)
+        opening = _open_shared(ledger, spool, client, SystemClock(), loads={Topic.KEYS: keyring.load})
+        shared = await stack.enter_async_context(opening)
         caretaker = Caretaker(ledger, retention_s=config.retention_s)
         caretaker.start()
         stack.push_async_callback(caretaker.stop)
+        yield Gateway(config, shared=shared, keyring=keyring)
+
+
+@asynccontextmanager
+async def open_drill_stage(config: Config, client: UpstreamClient, clock: Clock) -> AsyncGenerator["Stage"]:
+    """The inside of a gateway for a drill: over a store of its own, which is gone with it, whatever the config's is."""
+    from spendfuse.drill.stage import Stage
+    from spendfuse.gate.exchanges import served
+    from spendfuse.gate.gate import Gate
+    from spendfuse.gate.routes import Routes
+    from spendfuse.ledger.spool import open_spool
+
+    async with contextlib.AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spendfuse-drill-")))
+        ledger = await open_sqlite_rehearsal(folder / "drill.db", limits=config.limits, clock=clock)
+        stack.push_async_callback(ledger.close)
+        spool = await stack.enter_async_context(open_spool(ledger, folder / "spool", store="drill"))
+        opening = _open_shared(ledger, spool, client, clock, interval_s=DRILL_INTERVAL_S)
+        shared = await stack.enter_async_context(opening)
+        exchanges = served(config, clock).exchanges
+        gate = Gate(config=config, routes=Routes(config, clock), exchanges=exchanges, shared=shared)
+        shared.breakers.configure(config.breakers)
+        yield Stage(gate, shared)
+
+
+@asynccontextmanager
+async def _open_shared(
+    ledger: Ledger,
+    spool: "Spool",
+    client: UpstreamClient,
+    clock: Clock,
+    *,
+    loads: Mapping[Topic, Callable[[], Awaitable[None]]] | None = None,
+    interval_s: float | None = None,
+) -> AsyncGenerator["Shared"]:
+    """All that a gateway does beside its calls, whatever its store and its provider are: `loads` follow the store too.
+    `interval_s` is how often it looks at the store where it need not look at once.
+    """
+    from spendfuse.gate.shared import Shared
+    from spendfuse.ledger.following import FOLLOW_INTERVAL_S, Follower
+    from spendfuse.ledger.keeper import KEEPER_INTERVAL_S, Keeper
+
+    async with contextlib.AsyncExitStack() as stack:
+        shared = Shared(ledger, spool, client, clock)
+        stack.push_async_callback(shared.drain, DRAIN_S)
+        follows = {
+            **(loads or {}),
+            Topic.OVERRUNS: shared.overruns.load,
+            Topic.BREAKERS: shared.breakers.load,
+            Topic.SPENT: shared.spent_ended,
+        }
+        follower = Follower(ledger, follows, interval_s=interval_s or FOLLOW_INTERVAL_S)
+        await follower.refresh()
+        keeper = Keeper(ledger, interval_s=interval_s or KEEPER_INTERVAL_S)
+        keeper.start()
+        stack.push_async_callback(keeper.stop)
         background = (follower.run(), shared.refusals.run(), shared.spent.run(), shared.breakers.run())
         await stack.enter_async_context(_running(*background))
-        yield Gateway(config, shared=shared, keyring=keyring)
+        yield shared
 
 
 async def _leave(ledger: Ledger) -> None:
@@ -141,7 +192,13 @@ async def _running(*background: Coroutine[Any, Any, None]) -> AsyncGenerator[Non
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-FACTORIES = Factories(open_ledger=open_ledger, migrate_store=migrate_store, open_app=open_app, warnings=warnings_of)
+FACTORIES = Factories(
+    open_ledger=open_ledger,
+    migrate_store=migrate_store,
+    open_app=open_app,
+    warnings=warnings_of,
+    open_drill_stage=open_drill_stage,
+)
 
 
 def main() -> None:

@@ -10,7 +10,20 @@ import typer
 from typer.core import TyperGroup
 
 from spendfuse import __version__
-from spendfuse.cli import audit, breaker, check, demo, import_config, keys, limits, migrate, prices, report, serve
+from spendfuse.cli import (
+    audit,
+    breaker,
+    check,
+    demo,
+    drill,
+    import_config,
+    keys,
+    limits,
+    migrate,
+    prices,
+    report,
+    serve,
+)
 from spendfuse.cli.factories import Factories
 from spendfuse.cli.output import MISUSED, fail, say
 from spendfuse.core.errors import ConfigInvalid, SpendfuseError
@@ -62,6 +75,6 @@ def build(factories: Factories) -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for module in (serve, check, keys, limits, breaker, report, prices, audit, migrate, import_config, demo):
+    for module in (serve, check, keys, limits, breaker, report, prices, audit, migrate, import_config, demo, drill):
         module.add_to(app, factories)
     return app
