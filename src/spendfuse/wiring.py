@@ -4,25 +4,30 @@ import asyncio
 import contextlib
 import logging
 import sqlite3
+import tempfile
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spendfuse.cli import build
 from spendfuse.cli.factories import Factories, GatewayApp
-from spendfuse.clock import SystemClock
+from spendfuse.clock import Clock, SystemClock
 from spendfuse.config import Config, PostgresStore, SqliteStore, Store
 from spendfuse.config.alerts import Channel
 from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.core.limits import Limit
-from spendfuse.ledger.sqlite import open_sqlite
+from spendfuse.ledger.sqlite import open_sqlite, open_sqlite_rehearsal
 from spendfuse.ledger.sqlite_file import sqlite_has_wal_race
 from spendfuse.ledger.store import Ledger, Topic
+from spendfuse.upstream.client import UpstreamClient
 
 if TYPE_CHECKING:
     from spendfuse.alerting.outbox import ChannelSender
-    from spendfuse.upstream.client import UpstreamClient
+    from spendfuse.drill.stage import Stage
+    from spendfuse.gate.shared import Shared
+    from spendfuse.ledger.spool import Spool
 
 logger = logging.getLogger("spendfuse")
 
@@ -30,6 +35,9 @@ OUTBOX_STOP_S = 1.0
 """How long messages under way may take once all calls have ended; what takes longer is sent once more."""
 DRAIN_S = 3.0
 """How long the ends of reservations may take once all calls have ended; what is left then is the keeper's."""
+
+DRILL_INTERVAL_S = 10.0
+"""How often a drill's keeper and follower look: nobody else changes its store, and each look costs real time."""
 
 
 async def open_store(store: Store, *, limits: tuple[Limit, ...] | None) -> Ledger:
@@ -81,9 +89,6 @@ async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
     # What only a gateway needs is imported only by one: a command starts in half the time.
     from spendfuse.alerting.outbox import Outbox
     from spendfuse.alerting.senders import check_channels
-    from spendfuse.gate.shared import Shared
-    from spendfuse.ledger.following import Follower
-    from spendfuse.ledger.keeper import Keeper
     from spendfuse.ledger.spool import open_spool
     from spendfuse.ledger.upkeep import Caretaker
     from spendfuse.server.auth import Keyring
@@ -97,30 +102,74 @@ async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
         spool = await stack.enter_async_context(open_spool(ledger, config.spool, store=config.store.where))
         client = HttpClient()
         stack.push_async_callback(client.close)
-        shared = Shared(ledger, spool, client, SystemClock())
-        stack.push_async_callback(shared.drain, DRAIN_S)
         keyring = Keyring(config.keys, ledger, new_subjects_per_hour=config.new_subjects_per_hour)
-        follower = Follower(
-            ledger,
-            {
-                Topic.KEYS: keyring.load,
-                Topic.OVERRUNS: shared.overruns.load,
-                Topic.BREAKERS: shared.breakers.load,
-                Topic.SPENT: shared.spent_ended,
-            },
-        )
-        await follower.refresh()
-        outbox = Outbox(ledger, config, lambda channel: make_sender(channel, client), shared.clock)
-        stack.push_async_callback(outbox.stop, OUTBOX_STOP_S)
-        keeper = Keeper(ledger)
-        keeper.start()
-        stack.push_async_callback(keeper.stop)
+        opening = _open_shared(ledger, spool, client, SystemClock(), loads={Topic.KEYS: keyring.load})
+        shared = await stack.enter_async_context(opening)
         caretaker = Caretaker(ledger, retention_s=config.retention_s)
         caretaker.start()
         stack.push_async_callback(caretaker.stop)
-        telling = (shared.refusals.run(), shared.spent.run(), shared.unpriced.run(), outbox.run())
-        await stack.enter_async_context(_running(follower.run(), shared.breakers.run(), *telling))
+        outbox = Outbox(ledger, config, lambda channel: make_sender(channel, client), shared.clock)
+        stack.push_async_callback(outbox.stop, OUTBOX_STOP_S)
+        await stack.enter_async_context(_running(outbox.run()))
         yield Gateway(config, shared=shared, keyring=keyring, outbox=outbox)
+
+
+@asynccontextmanager
+async def open_drill_stage(config: Config, client: UpstreamClient, clock: Clock) -> AsyncGenerator["Stage"]:
+    """The inside of a gateway for a drill: over a store of its own, which is gone with it, whatever the config's is."""
+    from spendfuse.drill.stage import Stage
+    from spendfuse.gate.exchanges import served
+    from spendfuse.gate.gate import Gate
+    from spendfuse.gate.routes import Routes
+    from spendfuse.ledger.spool import open_spool
+
+    async with contextlib.AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="spendfuse-drill-")))
+        ledger = await open_sqlite_rehearsal(folder / "drill.db", limits=config.limits, clock=clock)
+        stack.push_async_callback(ledger.close)
+        spool = await stack.enter_async_context(open_spool(ledger, folder / "spool", store="drill"))
+        opening = _open_shared(ledger, spool, client, clock, interval_s=DRILL_INTERVAL_S)
+        shared = await stack.enter_async_context(opening)
+        exchanges = served(config, clock).exchanges
+        gate = Gate(config=config, routes=Routes(config, clock), exchanges=exchanges, shared=shared)
+        shared.breakers.configure(config.breakers)
+        yield Stage(gate, shared)
+
+
+@asynccontextmanager
+async def _open_shared(
+    ledger: Ledger,
+    spool: "Spool",
+    client: UpstreamClient,
+    clock: Clock,
+    *,
+    loads: Mapping[Topic, Callable[[], Awaitable[None]]] | None = None,
+    interval_s: float | None = None,
+) -> AsyncGenerator["Shared"]:
+    """All that a gateway does beside its calls, whatever its store and its provider are: `loads` follow the store too.
+    `interval_s` is how often it looks at the store where it need not look at once.
+    """
+    from spendfuse.gate.shared import Shared
+    from spendfuse.ledger.following import FOLLOW_INTERVAL_S, Follower
+    from spendfuse.ledger.keeper import KEEPER_INTERVAL_S, Keeper
+
+    async with contextlib.AsyncExitStack() as stack:
+        shared = Shared(ledger, spool, client, clock)
+        stack.push_async_callback(shared.drain, DRAIN_S)
+        follows = {
+            **(loads or {}),
+            Topic.OVERRUNS: shared.overruns.load,
+            Topic.BREAKERS: shared.breakers.load,
+            Topic.SPENT: shared.spent_ended,
+        }
+        follower = Follower(ledger, follows, interval_s=interval_s or FOLLOW_INTERVAL_S)
+        await follower.refresh()
+        keeper = Keeper(ledger, interval_s=interval_s or KEEPER_INTERVAL_S)
+        keeper.start()
+        stack.push_async_callback(keeper.stop)
+        telling = (shared.refusals.run(), shared.spent.run(), shared.unpriced.run())
+        await stack.enter_async_context(_running(follower.run(), shared.breakers.run(), *telling))
+        yield shared
 
 
 async def _leave(ledger: Ledger) -> None:
@@ -154,7 +203,7 @@ async def _running(*background: Coroutine[Any, Any, None]) -> AsyncGenerator[Non
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def make_sender(channel: Channel, client: "UpstreamClient") -> "ChannelSender":
+def make_sender(channel: Channel, client: UpstreamClient) -> "ChannelSender":
     """What sends to a channel of the config."""
     from spendfuse.alerting.senders import AppriseSender
     from spendfuse.alerting.webhook import WebhookSender
@@ -184,6 +233,7 @@ FACTORIES = Factories(
     open_app=open_app,
     open_sender=open_sender,
     warnings=warnings_of,
+    open_drill_stage=open_drill_stage,
 )
 
 

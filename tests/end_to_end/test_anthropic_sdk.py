@@ -129,7 +129,7 @@ WAYS_TO_ASK: dict[str, Callable[[anthropic.Anthropic, dict[str, Any]], object]] 
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory: pytest.TempPathFactory) -> Generator[Twins]:
     with running_simulator() as direct, running_simulator() as behind:
-        config = config_text(behind, limits=LIMITS)
+        config = config_text(behind, limits=LIMITS, more="breakers: {}")
         config = config.replace("  embed:", "  claude-opus: anthropic/claude-opus-4-6\n  embed:")
         with running_gateway(config, tmp_path_factory.mktemp("anthropic")) as gateway:
             yield Twins(direct, behind, gateway)

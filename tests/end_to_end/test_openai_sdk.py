@@ -45,7 +45,9 @@ limits:
   company: {usd: 5, per: month}
   poor-man: {usd: '0.00005', per: month, each: user, match: {user: [poor]}}
 """
-    with running_gateway(config_text(simulator, limits=limits), tmp_path_factory.mktemp("sdk")) as running:
+    # The provider's errors are what is tested, one after the other.
+    config = config_text(simulator, limits=limits, more="breakers: {}")
+    with running_gateway(config, tmp_path_factory.mktemp("sdk")) as running:
         yield running
 
 

@@ -105,7 +105,7 @@ FINISH_REASONS = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "le
 @pytest.fixture(scope="module")
 def twins(tmp_path_factory: pytest.TempPathFactory) -> Generator[Twins]:
     with running_simulator() as direct, running_simulator() as behind:
-        config = config_text(behind, limits=LIMITS)
+        config = config_text(behind, limits=LIMITS, more="breakers: {}")
         with running_gateway(config, tmp_path_factory.mktemp("translated")) as gateway:
             yield Twins(direct, behind, gateway)
 

@@ -16,6 +16,7 @@ from spendfuse.cli import (
     breaker,
     check,
     demo,
+    drill,
     import_config,
     keys,
     limits,
@@ -75,6 +76,20 @@ def build(factories: Factories) -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for module in (serve, check, keys, limits, breaker, report, alerts, prices, audit, migrate, import_config, demo):
+    for module in (
+        serve,
+        check,
+        keys,
+        limits,
+        breaker,
+        report,
+        alerts,
+        prices,
+        audit,
+        migrate,
+        import_config,
+        demo,
+        drill,
+    ):
         module.add_to(app, factories)
     return app

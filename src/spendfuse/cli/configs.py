@@ -126,6 +126,21 @@ def load_config(path: Path | None, *, accept_unenforced: bool = False) -> Config
     return _read(path or DEFAULT_CONFIG, accept_unenforced=accept_unenforced)
 
 
+def load_drill_config(path: Path | None, *, accept_unenforced: bool = False) -> Config:
+    """The same for a drill, which calls no provider: zero config needs none of their keys, and is then that of the two
+    whose APIs clients speak.
+
+    Raises:
+        ConfigInvalid: as `load_config`.
+    """
+    if not _has_no_file(path):
+        return _read(path or DEFAULT_CONFIG, accept_unenforced=accept_unenforced)
+    from spendfuse.zero_config import has_provider, zero_config
+
+    pretended = {"OPENAI_API_KEY": "drill", "ANTHROPIC_API_KEY": "drill"}
+    return zero_config(os.environ if has_provider(os.environ) else pretended, Path())
+
+
 def load_store_config(path: Path | None, *, makes_store: bool = False) -> Config:
     """The config for a command that works on the store only: it needs no provider. With `makes_store` the command is of
     use before there is a store.

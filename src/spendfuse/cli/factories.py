@@ -3,13 +3,17 @@
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from spendfuse.alerting.senders import Sender
 from spendfuse.config import Config
 from spendfuse.config.alerts import Channel
 from spendfuse.ledger.store import Ledger
 from spendfuse.server.run import Message, Receive, Send
+
+if TYPE_CHECKING:
+    # A gate takes a while to import, which only a drill needs here.
+    from spendfuse.drill.stage import OpenStage
 
 
 class GatewayApp(Protocol):
@@ -36,3 +40,5 @@ class Factories:
     """What sends messages to a channel."""
     warnings: Callable[[Config, int], list[str]]
     """What is worth a warning, beyond the config's own warnings, when so many processes serve."""
+    open_drill_stage: "OpenStage"
+    """The inside of a gateway, on a store of its own, for a drill."""

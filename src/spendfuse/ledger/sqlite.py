@@ -21,7 +21,7 @@ from spendfuse.ledger.sqlite_reader import SqliteReader
 from spendfuse.ledger.sqlite_writer import SqliteWriter
 from spendfuse.ledger.store import BalanceLine, KeyRecord, Ledger, RefusalCount, SpendRow, TargetOverrun, Topic
 from spendfuse.ledger.verbs import BatchingLedger
-from spendfuse.ledger.worker import WorkerThread
+from spendfuse.ledger.worker import InlineWorker, WorkerThread
 
 
 async def open_sqlite(
@@ -46,15 +46,37 @@ async def open_sqlite(
     return ledger
 
 
-class SqliteEngine:
-    """An `Engine` over two connections, each on a thread of its own: one writes, one reads snapshots."""
+async def open_sqlite_rehearsal(path: Path, *, limits: tuple[Limit, ...], clock: Clock) -> Ledger:
+    """A new store for a rehearsal: the same ledger, but all its work is done in the event loop, whose time may be
+    virtual, and nothing waits for the disk, as nobody needs it afterwards.
+    """
+    engine = SqliteEngine(path, limits, clock, STORE_TIMEOUT_S, is_rehearsal=True)
+    await engine.open()
+    ledger = BatchingLedger(engine)
+    ledger.start()
+    return ledger
 
-    def __init__(self, path: Path, limits: tuple[Limit, ...] | None, clock: Clock, timeout_s: float) -> None:
+
+class SqliteEngine:
+    """An `Engine` over two connections, each on a thread of its own: one writes, one reads snapshots.
+
+    See `open_sqlite_rehearsal` for what is different in one.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        limits: tuple[Limit, ...] | None,
+        clock: Clock,
+        timeout_s: float,
+        *,
+        is_rehearsal: bool = False,
+    ) -> None:
         applied = None if limits is None else AppliedLimits(limits)
-        self._writer = SqliteWriter(path, applied, clock)
+        self._writer = SqliteWriter(path, applied, clock, is_durable=not is_rehearsal)
         self._reader = SqliteReader(path, clock)
-        self._writing = WorkerThread("ledger-writer")
-        self._reading = WorkerThread("ledger-reader")
+        self._writing = InlineWorker() if is_rehearsal else WorkerThread("ledger-writer")
+        self._reading = InlineWorker() if is_rehearsal else WorkerThread("ledger-reader")
         self._timeout_s = timeout_s
 
     @property

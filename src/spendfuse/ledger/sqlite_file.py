@@ -107,12 +107,12 @@ def lock_path(database: Path) -> Path:
     return database.with_name(f"{database.name}.lock")
 
 
-def connect_writer(path: Path) -> sqlite3.Connection:
-    """The connection that commits; to be opened under the file's lock."""
+def connect_writer(path: Path, *, is_durable: bool = True) -> sqlite3.Connection:
+    """The connection that commits; to be opened under the file's lock. What is not durable never waits for the disk."""
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = _connect(path)
     connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA synchronous=FULL" if is_durable else "PRAGMA synchronous=OFF")
     connection.execute("PRAGMA wal_autocheckpoint=4000")
     return connection
 

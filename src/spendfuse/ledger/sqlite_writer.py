@@ -82,8 +82,9 @@ _REVOKE_KEY = sql("sqlite", "revoke_key")
 class SqliteWriter:
     """Runs batches. A process that was opened without limits has no owner and does everything but reserve."""
 
-    def __init__(self, path: Path, applied: AppliedLimits | None, clock: Clock) -> None:
+    def __init__(self, path: Path, applied: AppliedLimits | None, clock: Clock, *, is_durable: bool = True) -> None:
         self._path = path
+        self._is_durable = is_durable
         self._applied = applied
         self._clock = clock
         self.owner_id = 0
@@ -106,7 +107,7 @@ class SqliteWriter:
             self._owners = OwnerFiles(self._path)
             undo.callback(self._owners.release)
             with self._lock, contextlib.ExitStack() as undo_locked:
-                self._connection = connect_writer(self._path)
+                self._connection = connect_writer(self._path, is_durable=self._is_durable)
                 undo_locked.callback(self._connection.close)
                 self._prepare()
                 undo_locked.pop_all()

@@ -1,12 +1,41 @@
-"""One thread that runs blocking work in order, and answers with one call into the event loop per piece of work."""
+"""Where blocking work of the ledger runs: one thread that runs it in order, and answers with one call into the event
+loop per piece of work; or, in a rehearsal, the event loop itself."""
 
 import asyncio
 import queue
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 _T = TypeVar("_T")
+
+
+class Worker(Protocol):
+    """Runs pieces of work, one after the other."""
+
+    def submit(self, work: Callable[[], _T]) -> asyncio.Future[_T]:
+        """Run a piece of work; the future has what it returned or raised."""
+        ...
+
+    def stop(self) -> None:
+        """No more work comes."""
+        ...
+
+
+class InlineWorker:
+    """Runs work where it is submitted. For event loops of virtual time, in which a thread's work would take none."""
+
+    def submit(self, work: Callable[[], _T]) -> asyncio.Future[_T]:
+        """See `Worker`."""
+        future: asyncio.Future[_T] = asyncio.get_running_loop().create_future()
+        try:
+            future.set_result(work())
+        except Exception as error:  # noqa: BLE001 - whatever it was belongs to who asked for the work
+            future.set_exception(error)
+        return future
+
+    def stop(self) -> None:
+        """See `Worker`."""
 
 
 class WorkerThread:

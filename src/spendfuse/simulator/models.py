@@ -22,6 +22,8 @@ class Model:
     cache_write_5m_picos_per_token: int = 0
     cache_write_1h_picos_per_token: int = 0
     output_picos_per_token: int = 0
+    request_picos: int = 0
+    """For each call whose input is billed, whatever its tokens."""
     window_tokens: int
     output_tokens_max: int
     images: ImageRule = _NO_IMAGES
@@ -45,6 +47,7 @@ class Model:
             + cache_write_5m_tokens * self.cache_write_5m_picos_per_token
             + cache_write_1h_tokens * self.cache_write_1h_picos_per_token
             + output_tokens * self.output_picos_per_token
+            + (self.request_picos if input_tokens else 0)
         )
         return -(-picos // PICOS_PER_NANO)
 
