@@ -105,12 +105,12 @@ async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
         keyring = Keyring(config.keys, ledger, new_subjects_per_hour=config.new_subjects_per_hour)
         opening = _open_shared(ledger, spool, client, SystemClock(), loads={Topic.KEYS: keyring.load})
         shared = await stack.enter_async_context(opening)
-        outbox = Outbox(ledger, config, lambda channel: make_sender(channel, client), shared.clock)
-        stack.push_async_callback(outbox.stop, OUTBOX_STOP_S)
-        await stack.enter_async_context(_running(outbox.run()))
         caretaker = Caretaker(ledger, retention_s=config.retention_s)
         caretaker.start()
         stack.push_async_callback(caretaker.stop)
+        outbox = Outbox(ledger, config, lambda channel: make_sender(channel, client), shared.clock)
+        stack.push_async_callback(outbox.stop, OUTBOX_STOP_S)
+        await stack.enter_async_context(_running(outbox.run()))
         yield Gateway(config, shared=shared, keyring=keyring, outbox=outbox)
 
 
@@ -167,14 +167,8 @@ async def _open_shared(
         keeper = Keeper(ledger, interval_s=interval_s or KEEPER_INTERVAL_S)
         keeper.start()
         stack.push_async_callback(keeper.stop)
-        background = (
-            follower.run(),
-            shared.refusals.run(),
-            shared.unpriced.run(),
-            shared.spent.run(),
-            shared.breakers.run(),
-        )
-        await stack.enter_async_context(_running(*background))
+        telling = (shared.refusals.run(), shared.spent.run(), shared.unpriced.run())
+        await stack.enter_async_context(_running(follower.run(), shared.breakers.run(), *telling))
         yield shared
 
 
@@ -209,7 +203,7 @@ async def _running(*background: Coroutine[Any, Any, None]) -> AsyncGenerator[Non
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def make_sender(channel: Channel, client: "UpstreamClient") -> "ChannelSender":
+def make_sender(channel: Channel, client: UpstreamClient) -> "ChannelSender":
     """What sends to a channel of the config."""
     from spendfuse.alerting.senders import AppriseSender
     from spendfuse.alerting.webhook import WebhookSender
@@ -237,9 +231,9 @@ FACTORIES = Factories(
     open_ledger=open_ledger,
     migrate_store=migrate_store,
     open_app=open_app,
-    open_drill_stage=open_drill_stage,
     open_sender=open_sender,
     warnings=warnings_of,
+    open_drill_stage=open_drill_stage,
 )
 
 
