@@ -5,6 +5,7 @@ import contextlib
 import logging
 import sqlite3
 import tempfile
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from spendfuse.cli import build
 from spendfuse.cli.factories import Factories, GatewayApp
 from spendfuse.clock import Clock, SystemClock
 from spendfuse.config import Config, PostgresStore, SqliteStore, Store
+from spendfuse.config.alerts import Channel
 from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.core.limits import Limit
 from spendfuse.ledger.sqlite import open_sqlite, open_sqlite_rehearsal
@@ -22,12 +24,15 @@ from spendfuse.ledger.store import Ledger, Topic
 from spendfuse.upstream.client import UpstreamClient
 
 if TYPE_CHECKING:
+    from spendfuse.alerting.outbox import ChannelSender, Outbox
     from spendfuse.drill.stage import Stage
     from spendfuse.gate.shared import Shared
     from spendfuse.ledger.spool import Spool
 
 logger = logging.getLogger("spendfuse")
 
+OUTBOX_STOP_S = 1.0
+"""How long messages under way may take once all calls have ended; what takes longer is sent once more."""
 DRAIN_S = 3.0
 """How long the ends of reservations may take once all calls have ended; what is left then is the keeper's."""
 
@@ -82,12 +87,14 @@ async def open_ledger(config: Config) -> AsyncGenerator[Ledger]:
 async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
     """The whole gateway of one process, opened in its event loop."""
     # What only a gateway needs is imported only by one: a command starts in half the time.
+    from spendfuse.alerting.senders import check_channels
     from spendfuse.ledger.spool import open_spool
     from spendfuse.ledger.upkeep import Caretaker
     from spendfuse.server.auth import Keyring
     from spendfuse.server.gateway import Gateway
     from spendfuse.upstream.http_client import HttpClient
 
+    check_channels(config.alerting)
     async with contextlib.AsyncExitStack() as stack:
         ledger = await open_store(config.store, limits=config.limits)
         stack.push_async_callback(_leave, ledger)
@@ -100,13 +107,14 @@ async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
         caretaker = Caretaker(ledger, retention_s=config.retention_s)
         caretaker.start()
         stack.push_async_callback(caretaker.stop)
-        yield Gateway(config, shared=shared, keyring=keyring)
+        sending = _open_outbox(config, shared, lambda channel: make_sender(channel, client))
+        yield Gateway(config, shared=shared, keyring=keyring, outbox=await stack.enter_async_context(sending))
 
 
 @asynccontextmanager
 async def open_drill_stage(config: Config, client: UpstreamClient, clock: Clock) -> AsyncGenerator["Stage"]:
     """The inside of a gateway for a drill: over a store of its own, which is gone with it, whatever the config's is."""
-    from spendfuse.drill.stage import Stage
+    from spendfuse.drill.stage import MutedSender, Stage
     from spendfuse.gate.exchanges import served
     from spendfuse.gate.gate import Gate
     from spendfuse.gate.routes import Routes
@@ -122,6 +130,7 @@ async def open_drill_stage(config: Config, client: UpstreamClient, clock: Clock)
         exchanges = served(config, clock).exchanges
         gate = Gate(config=config, routes=Routes(config, clock), exchanges=exchanges, shared=shared)
         shared.breakers.configure(config.breakers)
+        await stack.enter_async_context(_open_outbox(config, shared, lambda _: MutedSender()))
         yield Stage(gate, shared)
 
 
@@ -156,7 +165,8 @@ async def _open_shared(
         keeper = Keeper(ledger, interval_s=interval_s or KEEPER_INTERVAL_S)
         keeper.start()
         stack.push_async_callback(keeper.stop)
-        background = (follower.run(), shared.refusals.run(), shared.spent.run(), shared.breakers.run())
+        background = (follower.run(), shared.refusals.run(), shared.spent.run())
+        background = (*background, shared.breakers.run(), shared.unpriced.run())
         await stack.enter_async_context(_running(*background))
         yield shared
 
@@ -192,10 +202,50 @@ async def _running(*background: Coroutine[Any, Any, None]) -> AsyncGenerator[Non
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@asynccontextmanager
+async def _open_outbox(
+    config: Config, shared: "Shared", make: Callable[[Channel], "ChannelSender"]
+) -> AsyncGenerator["Outbox"]:
+    """Alerts on their way to the channels of a config, by these senders."""
+    from spendfuse.alerting.outbox import Outbox
+
+    outbox = Outbox(shared.ledger, config, make, shared.clock)
+    try:
+        async with _running(outbox.run()):
+            yield outbox
+    finally:
+        await outbox.stop(OUTBOX_STOP_S)
+
+
+def make_sender(channel: Channel, client: "UpstreamClient") -> "ChannelSender":
+    """What sends to a channel of the config."""
+    from spendfuse.alerting.senders import AppriseSender
+    from spendfuse.alerting.webhook import WebhookSender
+
+    if channel.signs_with is not None:
+        return WebhookSender(channel.url, channel.signs_with, client, lambda: int(time.time()))
+    return AppriseSender(channel)
+
+
+@asynccontextmanager
+async def open_sender(channel: Channel) -> AsyncGenerator["ChannelSender"]:
+    """What sends to a channel, for as long as a command takes."""
+    from spendfuse.upstream.http_client import HttpClient
+
+    client = HttpClient()
+    sender = make_sender(channel, client)
+    try:
+        yield sender
+    finally:
+        sender.close()
+        await client.close()
+
+
 FACTORIES = Factories(
     open_ledger=open_ledger,
     migrate_store=migrate_store,
     open_app=open_app,
+    open_sender=open_sender,
     warnings=warnings_of,
     open_drill_stage=open_drill_stage,
 )

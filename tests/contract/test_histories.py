@@ -191,6 +191,8 @@ class _History:
         assert sorted(lines, key=repr) == sorted(await stored.balances(), key=repr)
         assert await stored.audit() == [], "invariant 8"
         assert await memory.overruns() == await stored.overruns()
+        alerts = [{one.alert.alert_id: one.alert for one in await ledger.alerts(0)} for ledger in (memory, stored)]
+        assert alerts[0] == alerts[1], "invariant 16"
         for line in lines:
             assert len(subject_values(line.subject)) == len(line.each)
         since_ms = self.now_ms() - self.random.choice([10_000, 3_600_000, 10**9])

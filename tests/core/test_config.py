@@ -105,7 +105,9 @@ def test_the_example_of_the_design_is_read() -> None:
     (key,) = config.keys
     assert (key.name, dict(key.labels)) == ("APP_KEY", {"organization": "acme"})
     assert key.digest == hashlib.sha256(b"sk-client").digest()
-    assert config.warnings == ("limits.company-month.alert_at: no alerts are sent yet by this version",)
+    assert config.warnings == (
+        "limits.company-month.alert_at: no channel of alerts is told; `spendfuse alerts list` shows them",
+    )
 
 
 def test_an_empty_config_has_every_default() -> None:
@@ -304,7 +306,13 @@ limits:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("alerts: {}", "alerts: is not supported yet by this version"),
+        ("alerts: {routes: [{to: team}]}", 'alerts.routes[0].to[0]: got "team", expected a channel of this config'),
+        ("alerts: {channels: {a: VERYSECRET}}", "alerts.channels.a: got a value (not shown), expected an URL"),
+        ("alerts: {channels: {a: {webhook: 'https://a.example'}}}", "alerts.channels.a: secret is what a webhook"),
+        ("alerts: {channels: {a: {webhook: 'ftp://a', secret: s}}}", "webhook must be an https:// or http:// URL"),
+        ("alerts: {channels: {a: {}}}", "alerts.channels.a: expected either url"),
+        ("alerts: {channels: {a: {url: 'json://a', quiet_hours: 25:00-07:00}}}", "expected a span of the day"),
+        ("alerts: {digest: {weekly: team}}", 'alerts.digest.weekly[0]: got "team", expected a channel'),
         ("store: postgresql://u:p@h/", "store: expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE"),
         ("store: postgresql://u:p@h:port/db", "store: expected postgresql://"),
         (
@@ -575,6 +583,10 @@ def test_the_reference_names_every_key() -> None:
         "ModelSection": "`models`",
         "KeySection": "`keys`",
         "LimitSection": "`limits`",
+        "AlertsSection": "`alerts`",
+        "ChannelSection": "Channels",
+        "RouteSection": "Routes",
+        "DigestSection": "Digests",
         "BreakerSection": "`breakers`",
     }
     assert set(titles) == set(sections())

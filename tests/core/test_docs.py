@@ -16,7 +16,7 @@ def test_every_test_that_the_invariants_name_exists() -> None:
 
 def test_no_link_of_the_front_pages_is_dead() -> None:
     pages = ["README.md", "ARCHITECTURE.md"]
-    pages += [f"docs/{page}.md" for page in ("INVARIANTS", "guide", "reservations", "reference/litellm")]
+    pages += [f"docs/{page}.md" for page in ("INVARIANTS", "alerts", "guide", "reservations", "reference/litellm")]
     links = [
         (page, link)
         for page in pages

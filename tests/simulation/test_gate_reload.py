@@ -8,6 +8,8 @@ import pytest
 from gate_harness import Client, World, chat, config_of, gate_over, gate_test, request, spin
 from scripted_upstream import Play, answer
 
+from spendfuse.alerting.outbox import Outbox
+from spendfuse.alerting.senders import AppriseSender
 from spendfuse.config import Config, ConfiguredKey, LabelSource
 from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.core.limits import Limit
@@ -95,7 +97,8 @@ class Asked:
 
     def __init__(self, world: World, config: Config) -> None:
         keyring = Keyring(config.keys, world.ledger, new_subjects_per_hour=10)
-        self.gateway = Gateway(config, shared=world.shared, keyring=keyring)
+        outbox = Outbox(world.ledger, config, AppriseSender, world.clock)
+        self.gateway = Gateway(config, shared=world.shared, keyring=keyring, outbox=outbox)
 
     async def models(self, name: str) -> str | None:
         """The body of the answer; None for a key that is not valid."""

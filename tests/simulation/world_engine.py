@@ -13,10 +13,15 @@ from typing import Any
 from world_postgres import Loss, PostgresSession
 from world_store import Session
 
+from spendfuse.core.breakers import Breaker, Counts
 from spendfuse.core.errors import LedgerUnavailable
+from spendfuse.core.limits import Limit
 from spendfuse.core.reservations import ReservationId
+from spendfuse.ledger.alerts import ChannelHealth, StoredAlert
+from spendfuse.ledger.breakers import BreakerChange, BreakerStates
 from spendfuse.ledger.operations import Audit, Operation, Outcome, Reserve
-from spendfuse.ledger.store import BalanceLine, KeyRecord, SpendRow, TargetOverrun, Topic
+from spendfuse.ledger.spent import SpentLine
+from spendfuse.ledger.store import BalanceLine, KeyRecord, RefusalCount, SpendRow, TargetOverrun, Topic
 
 
 class Fault(Enum):
@@ -161,6 +166,46 @@ class FaultyEngine:
     async def revisions(self) -> Mapping[Topic, int]:
         """See `Engine`."""
         return await self._ask("revisions")
+
+    async def spent(self) -> Sequence[SpentLine]:
+        """See `Engine`."""
+        return await self._ask("spent")
+
+    async def breakers(self) -> BreakerStates:
+        """See `Engine`."""
+        return await self._ask("breakers")
+
+    async def breaker_changes(self, *, after: int, newest: int | None) -> Sequence[BreakerChange]:
+        """See `Engine`."""
+        return await self._ask("breaker_changes", after=after, newest=newest)
+
+    async def baseline(self, breaker: Breaker) -> Mapping[str, Counts]:
+        """See `Engine`."""
+        return await self._ask("baseline", breaker)
+
+    async def spenders(self, label: str, limit: Limit, subject: str, *, since_ms: int) -> Sequence[SpendRow]:
+        """See `Engine`."""
+        return await self._ask("spenders", label, limit, subject, since_ms=since_ms)
+
+    async def settled_since(self, since_ms: int) -> Mapping[tuple[str, str], int]:
+        """See `Engine`."""
+        return await self._ask("settled_since", since_ms)
+
+    async def refusals(self, since_ms: int, until_ms: int) -> Sequence[RefusalCount]:
+        """See `Engine`."""
+        return await self._ask("refusals", since_ms, until_ms)
+
+    async def has_outbox_work(self, holder: str) -> bool:
+        """See `Engine`."""
+        return await self._ask("has_outbox_work", holder)
+
+    async def alerts(self, since_ms: int) -> Sequence[StoredAlert]:
+        """See `Engine`."""
+        return await self._ask("alerts", since_ms)
+
+    async def channel_health(self) -> Sequence[ChannelHealth]:
+        """See `Engine`."""
+        return await self._ask("channel_health")
 
     async def close(self) -> None:
         """The world closes the session, once its process has drained."""

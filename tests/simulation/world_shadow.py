@@ -147,6 +147,10 @@ class Shadow:
             ours, theirs = at_once(getattr(engine, verb)(*arguments)), session.ask(verb, *arguments)
             if sorted(ours, key=repr) != sorted(theirs, key=repr):
                 raise Violated(18, f"{verb}: {theirs}, the reference model says {ours}")
+        both = (at_once(engine.alerts(0)), session.ask("alerts", 0))
+        ours, theirs = [{one.alert.alert_id: one.alert for one in told} for told in both]
+        if ours != theirs:
+            raise Violated(16, f"alerts: {theirs}, the reference model says {ours}")
         for label in labels:
             ours = at_once(engine.spend(label, since_ms=0, until_ms=None, top=3))
             theirs = session.ask("spend", label, since_ms=0, until_ms=None, top=3)

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from spendfuse import __version__
 from spendfuse.cli import (
+    alerts,
     audit,
     breaker,
     check,
@@ -75,6 +76,20 @@ def build(factories: Factories) -> typer.Typer:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    for module in (serve, check, keys, limits, breaker, report, prices, audit, migrate, import_config, demo, drill):
+    for module in (
+        serve,
+        check,
+        keys,
+        limits,
+        breaker,
+        report,
+        alerts,
+        prices,
+        audit,
+        migrate,
+        import_config,
+        demo,
+        drill,
+    ):
         module.add_to(app, factories)
     return app

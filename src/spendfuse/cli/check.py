@@ -83,6 +83,21 @@ def _say_models(config: Config) -> list[str]:
     return errors
 
 
+def _check_channels(config: Config) -> None:
+    """Show the channels of alerts, whose URLs are secrets.
+
+    Raises:
+        ConfigInvalid: one of them leads nowhere.
+    """
+    channels = config.alerting.channels
+    if not channels:
+        return
+    from spendfuse.alerting.senders import check_channels
+
+    check_channels(config.alerting)
+    say(f"alerts    {counted(len(channels), 'channel')}: {', '.join(channels)}")
+
+
 def add_to(app: typer.Typer, factories: Factories) -> None:
     @app.command()
     def check(
@@ -106,6 +121,7 @@ def add_to(app: typer.Typer, factories: Factories) -> None:
         say(f"breakers  {counted(len(loaded.breakers), 'breaker')}")
         for breaker in loaded.breakers:
             say(f"  {breaker_words(breaker)}")
+        _check_channels(loaded)
         errors = _say_models(loaded)
         for warning in loaded.warnings:
             note(f"warning: {warning}")

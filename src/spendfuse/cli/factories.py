@@ -5,7 +5,9 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from spendfuse.alerting.senders import Sender
 from spendfuse.config import Config
+from spendfuse.config.alerts import Channel
 from spendfuse.ledger.store import Ledger
 from spendfuse.server.run import Message, Receive, Send
 
@@ -34,6 +36,8 @@ class Factories:
     """Brings the config's store up to this version; the names of what was applied."""
     open_app: Callable[[Config], AbstractAsyncContextManager[GatewayApp]]
     """The whole gateway, opened in the event loop of the process that serves it."""
+    open_sender: Callable[[Channel], AbstractAsyncContextManager[Sender]]
+    """What sends messages to a channel."""
     warnings: Callable[[Config, int], list[str]]
     """What is worth a warning, beyond the config's own warnings, when so many processes serve."""
     open_drill_stage: "OpenStage"

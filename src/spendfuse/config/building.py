@@ -5,6 +5,7 @@ import pathlib
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from spendfuse.config.alerts_building import alert_warnings, build_alerting
 from spendfuse.config.building_breakers import build_breakers
 from spendfuse.config.problems import Problems, closest
 from spendfuse.config.schema import (
@@ -82,11 +83,8 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
     models = _models(document, providers, problems)
     keys = _keys(document, problems)
     limits = tuple([_limit(name, one, document=document, problems=problems) for name, one in document.limits.items()])
-    warnings += [
-        f"limits.{name}.alert_at: no alerts are sent yet by this version"
-        for name, section in document.limits.items()
-        if "alert_at" in section.model_fields_set
-    ]
+    alerting = build_alerting(document, problems)
+    warnings += alert_warnings(document)
     breakers = build_breakers(document, limits, problems)
     _check_deadline(document, problems)
     admin_key_digest = _admin_key_digest(document, problems)
@@ -113,6 +111,7 @@ def build(document: Document, *, source: str, folder: pathlib.Path, warnings: li
         models=MappingProxyType(models),
         keys=keys,
         limits=limits,
+        alerting=alerting,
         breakers=breakers,
         admin_key_digest=admin_key_digest,
         admin_from=tuple(document.admin_from),

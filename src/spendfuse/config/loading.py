@@ -12,7 +12,7 @@ from spendfuse.config.building import build
 from spendfuse.config.document import Tree, read_yaml
 from spendfuse.config.problems import Path, Problems, closest
 from spendfuse.config.references import resolve
-from spendfuse.config.schema import SECTIONS_LATER, Document, keys_known_at
+from spendfuse.config.schema import Document, keys_known_at
 from spendfuse.config.values import Config
 from spendfuse.core.errors import ConfigInvalid
 
@@ -125,8 +125,6 @@ def _add(problems: Problems, error: ErrorDetails, lines: Mapping[Path, int]) -> 
 
 
 def _unknown_key(path: Path) -> str:
-    if len(path) == 1 and path[0] in SECTIONS_LATER:
-        return "is not supported yet by this version"
     known = keys_known_at(path[:-1])
     return f"unknown key{closest(str(path[-1]), known) or ', expected one of ' + ', '.join(sorted(known))}"
 

@@ -9,6 +9,8 @@ Path = tuple[str | int, ...]
 """Where a value stands: mapping keys and list indexes, from the top."""
 
 _SECRET_KEYS = frozenset({"api_key", "key", "admin_key"})
+_CHANNELS = ("alerts", "channels")
+"""Whose URLs are secrets, wherever they were written."""
 
 
 class Problems:
@@ -33,7 +35,7 @@ class Problems:
                 return "got a mapping"
             case list() | tuple():
                 return "got a list"
-            case _ if path in self._hidden or (path and path[-1] in _SECRET_KEYS):
+            case _ if path in self._hidden or path[:2] == _CHANNELS or (path and path[-1] in _SECRET_KEYS):
                 return "got a value (not shown)"
             case str():
                 return f'got "{value if len(value) <= 80 else value[:77] + "..."}"'

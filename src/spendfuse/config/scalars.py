@@ -11,6 +11,7 @@ from typing import cast
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
+from spendfuse.config.alerts import QuietHours
 from spendfuse.config.secret import Secret
 from spendfuse.core.labels import LabelInvalid, label_name, label_value
 from spendfuse.core.limits import OnExceed, Reject, RouteTo, Shadow
@@ -20,6 +21,7 @@ from spendfuse.core.windows import CalendarUnit, Lifetime, Span
 _NUMBER = re.compile(r"(?:(?:0|[1-9][0-9]*(?:_[0-9]+)*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h|d)")
 _SIZE = re.compile(r"([0-9]{1,12})(KiB|MiB|GiB)?")
+_QUIET_HOURS = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]):([0-5][0-9])")
 _MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _BYTES = {None: 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 REJECT = Reject()
@@ -175,6 +177,22 @@ def secret(value: object) -> Secret:
     if not stripped or not stripped.isascii() or not stripped.isprintable() or " " in stripped:
         raise ValueError("a key in printable ASCII without spaces, or a reference to one such as os.environ/NAME")
     return Secret(stripped)
+
+
+def channel_url(value: object) -> Secret:
+    """Where messages go: an URL, which as a rule is a secret."""
+    stripped = value.strip() if isinstance(value, str) else ""
+    if "://" not in stripped or not stripped.isprintable() or " " in stripped:
+        raise ValueError("an URL such as slack://… or mailto://…, or a reference to one such as os.environ/NAME")
+    return Secret(stripped)
+
+
+def quiet_hours(value: object) -> QuietHours:
+    """A span of the day."""
+    match = _QUIET_HOURS.fullmatch(value) if isinstance(value, str) else None
+    if not match or (match[1] == match[3] and match[2] == match[4]):
+        raise ValueError("a span of the day such as 22:00-07:00")
+    return QuietHours(int(match[1]) * 60 + int(match[2]), int(match[3]) * 60 + int(match[4]))
 
 
 def period(value: object) -> CalendarUnit | Span | Lifetime:

@@ -7,63 +7,43 @@ and its unit stand in `docs/reference/config.md`.
 from collections.abc import Mapping
 from functools import cache
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, ClassVar, Literal, cast
+from typing import Annotated, Literal, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from spendfuse.config import scalars
-from spendfuse.config.secret import Secret
+from spendfuse.config.schema_alerts import AlertsSection
+from spendfuse.config.sections import (
+    TEXT,
+    Bytes,
+    Count,
+    Flag,
+    Labelled,
+    LabelValues,
+    Milliseconds,
+    Name,
+    Names,
+    Percent,
+    PerMillion,
+    PerRequest,
+    Positive,
+    SecretText,
+    Section,
+    Text,
+    Usd,
+    filled,
+    filled_list,
+    listed,
+)
 from spendfuse.core.limits import OnExceed, Unit
 from spendfuse.core.subjects import NEW_SUBJECTS_PER_HOUR
 from spendfuse.core.windows import CalendarUnit, Lifetime, Span
-
-_NUMBER = WithJsonSchema({"type": ["number", "string"]})
-_WHOLE = WithJsonSchema({"type": ["integer", "string"]})
-_TEXT = WithJsonSchema({"type": "string"})
-_DURATION = WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)$"})
-
-
-def _listed(value: object) -> object:
-    """One value where several may stand."""
-    return [value] if isinstance(value, str | int) else value
-
-
-def _filled(value: object) -> object:
-    """A section all of whose keys are commented out is an empty one."""
-    return {} if value is None else value
-
-
-def _filled_list(value: object) -> object:
-    return [] if value is None else value
 
 
 def _model(value: object) -> object:
     """`name: provider/model` is short for a model with one target."""
     return {"targets": [value]} if isinstance(value, str) else value
-
-
-Usd = Annotated[int, PlainValidator(scalars.dollars), _NUMBER]
-PerMillion = Annotated[int, PlainValidator(scalars.dollars_per_million_tokens), _NUMBER]
-PerRequest = Annotated[int, PlainValidator(scalars.dollars_per_request), _NUMBER]
-Count = Annotated[int, PlainValidator(scalars.count), _WHOLE]
-Positive = Annotated[int, PlainValidator(scalars.positive), _WHOLE]
-Percent = Annotated[int, PlainValidator(scalars.percent), WithJsonSchema({"type": ["integer", "string"]})]
-Flag = Annotated[bool, PlainValidator(scalars.flag), WithJsonSchema({"type": "boolean"})]
-Milliseconds = Annotated[int, PlainValidator(scalars.duration_ms), _DURATION]
-Bytes = Annotated[int, PlainValidator(scalars.size_bytes), _WHOLE]
-Name = Annotated[str, PlainValidator(scalars.name), _TEXT]
-Labelled = Annotated[str, PlainValidator(scalars.labelled), _TEXT]
-Text = Annotated[str, PlainValidator(scalars.text), _TEXT]
-SecretText = Annotated[Secret, PlainValidator(scalars.secret), _TEXT]
-Names = Annotated[list[Name], BeforeValidator(_listed)]
-LabelValues = Annotated[list[Labelled], BeforeValidator(_listed)]
-
-
-class Section(BaseModel):
-    """A mapping with known keys."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class PricesSection(Section):
@@ -102,11 +82,11 @@ class ProviderSection(Section):
 
     vendor: Text | None = None
     dialect: Text | None = None
-    base_url: Annotated[str, PlainValidator(scalars.base_url), _TEXT] | None = None
+    base_url: Annotated[str, PlainValidator(scalars.base_url), TEXT] | None = None
     api_key: SecretText | None = None
     prices: dict[str, PricesSection] = Field(default_factory=dict[str, PricesSection])
     allow_free: Flag = False
-    timeouts: Annotated[TimeoutsSection, BeforeValidator(_filled)] = TimeoutsSection()
+    timeouts: Annotated[TimeoutsSection, BeforeValidator(filled)] = TimeoutsSection()
     cap_field: Literal["max_tokens", "max_completion_tokens"] | None = None
     stream_options: Flag | None = None
     context_window: Positive | None = None
@@ -133,7 +113,7 @@ class KeySection(Section):
     name: Name
     key: SecretText
     labels: dict[Name, Labelled] = Field(default_factory=dict[str, str])
-    labels_from: Annotated[list[Literal["headers", "body"]], BeforeValidator(_listed)] = ["headers", "body"]
+    labels_from: Annotated[list[Literal["headers", "body"]], BeforeValidator(listed)] = ["headers", "body"]
     new_subjects: Positive | None = None
 
 
@@ -146,7 +126,7 @@ class LimitSection(Section):
     output_tokens: Count | None = None
     requests: Count | None = None
     concurrent: Count | None = None
-    per: Annotated[CalendarUnit | Span | Lifetime, PlainValidator(scalars.period), _TEXT] | None = None
+    per: Annotated[CalendarUnit | Span | Lifetime, PlainValidator(scalars.period), TEXT] | None = None
     each: Names = []
     match: dict[Name, LabelValues] = Field(default_factory=dict[str, list[str]])
     require: Flag = False
@@ -167,7 +147,7 @@ class LimitSection(Section):
     estimate: Flag | None = None
     burst: Positive | None = None
     min_output_tokens: Positive | None = None
-    alert_at: Annotated[list[Percent], BeforeValidator(_listed)] = [50, 80, 100]
+    alert_at: Annotated[list[Percent], BeforeValidator(listed)] = [50, 80, 100]
 
     @property
     def amounts(self) -> dict[Unit, int]:
@@ -276,7 +256,7 @@ class Document(Section):
 
     store: Text = "sqlite:///spendfuse.db"
     spool: Text | None = None
-    timezone: Annotated[str, PlainValidator(scalars.timezone), _TEXT] = "UTC"
+    timezone: Annotated[str, PlainValidator(scalars.timezone), TEXT] = "UTC"
     reservation_deadline: Milliseconds = 600_000
     busy_wait: Milliseconds = 2_000
     retention: Milliseconds | None = None
@@ -287,32 +267,29 @@ class Document(Section):
     body_bytes_max: Bytes = 32 * 2**20
     new_subjects: Positive = NEW_SUBJECTS_PER_HOUR
     trusted_proxies: Annotated[
-        list[Annotated[IPv4Network | IPv6Network, PlainValidator(scalars.network), _TEXT]], BeforeValidator(_listed)
+        list[Annotated[IPv4Network | IPv6Network, PlainValidator(scalars.network), TEXT]], BeforeValidator(listed)
     ] = []
     admin_key: SecretText | None = None
     admin_from: Annotated[
-        list[Annotated[IPv4Network | IPv6Network, PlainValidator(scalars.network), _TEXT]], BeforeValidator(_listed)
+        list[Annotated[IPv4Network | IPv6Network, PlainValidator(scalars.network), TEXT]], BeforeValidator(listed)
     ] = [IPv4Network("127.0.0.0/8"), IPv6Network("::1/128")]
     cut_tail: Milliseconds = 1_000
     on_disconnect: Literal["cancel", "finish"] = "cancel"
-    betas: Annotated[list[Text], BeforeValidator(_listed)] = []
-    providers: Annotated[dict[Name, ProviderSection], BeforeValidator(_filled)] = Field(
+    betas: Annotated[list[Text], BeforeValidator(listed)] = []
+    providers: Annotated[dict[Name, ProviderSection], BeforeValidator(filled)] = Field(
         default_factory=dict[str, ProviderSection]
     )
-    models: Annotated[dict[Labelled, Annotated[ModelSection, BeforeValidator(_model)]], BeforeValidator(_filled)] = (
+    models: Annotated[dict[Labelled, Annotated[ModelSection, BeforeValidator(_model)]], BeforeValidator(filled)] = (
         Field(default_factory=dict[str, ModelSection])
     )
-    keys: Annotated[list[KeySection], BeforeValidator(_filled_list)] = []
-    limits: Annotated[dict[Name, LimitSection], BeforeValidator(_filled)] = Field(
+    keys: Annotated[list[KeySection], BeforeValidator(filled_list)] = []
+    limits: Annotated[dict[Name, LimitSection], BeforeValidator(filled)] = Field(
         default_factory=dict[str, LimitSection]
     )
-    breakers: Annotated[dict[Name, BreakerSection], BeforeValidator(_filled)] = Field(
+    alerts: Annotated[AlertsSection, BeforeValidator(filled)] = AlertsSection()
+    breakers: Annotated[dict[Name, BreakerSection], BeforeValidator(filled)] = Field(
         default_factory=dict[str, BreakerSection]
     )
-
-
-SECTIONS_LATER = ("alerts",)
-"""What DESIGN has and this version does not serve yet: named, so that an error can say so."""
 
 
 @cache
@@ -321,6 +298,8 @@ def json_schema() -> dict[str, object]:
     schema = Document.model_json_schema()
     models = schema["properties"]["models"]
     models["additionalProperties"] = {"anyOf": [{"type": "string"}, models["additionalProperties"]]}
+    channels = schema["$defs"]["AlertsSection"]["properties"]["channels"]
+    channels["additionalProperties"] = {"anyOf": [{"type": "string"}, channels["additionalProperties"]]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "Spendfuse config"}
 
 

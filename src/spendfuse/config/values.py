@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 
+from spendfuse.config.alerts import Alerting
 from spendfuse.config.secret import Secret
 from spendfuse.core.breakers import Breaker
 from spendfuse.core.limits import Limit
@@ -175,6 +176,7 @@ class Config:
     models: Mapping[str, PublicModel]
     keys: tuple[ConfiguredKey, ...]
     limits: tuple[Limit, ...]
+    alerting: Alerting = field(default_factory=Alerting)
     breakers: tuple[Breaker, ...] = ()
     admin_key_digest: bytes | None = field(default=None, repr=False)
     """The SHA-256 of the key to the admin API; without one there is none."""

@@ -101,6 +101,7 @@ class Gate:
         self.endings = shared.endings
         self.refusals = shared.refusals
         self.breakers = shared.breakers
+        self.unpriced = shared.unpriced
         self._unreserved = Unreserved(config.limits, shared)
 
     async def serve(self, request: Request, down: Downstream) -> None:
@@ -117,6 +118,7 @@ class Gate:
             return call
         admission = await self._admit(request, call, call_id)
         if isinstance(admission, Deny):
+            self.unpriced.note(admission, call.model)
             return admission
         attempt = self._attempt(admission, down, call_text(call_id), client_cap=call.cap)
         exchange = admission.exchange

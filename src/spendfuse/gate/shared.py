@@ -13,6 +13,7 @@ from spendfuse.gate.learned import LearnedCaps
 from spendfuse.gate.overruns import Overruns
 from spendfuse.gate.reservations import Endings
 from spendfuse.gate.spent import SpentLimits
+from spendfuse.gate.unpriced import UnpricedModels
 from spendfuse.ledger.spool import Spool
 from spendfuse.ledger.store import Ledger
 from spendfuse.upstream.client import UpstreamClient
@@ -33,6 +34,7 @@ class Shared:
         self.refusals = RefusalCounts(ledger)
         self.breakers = Breakers(ledger, clock)
         self.spent = SpentLimits(ledger, self.breakers.limits_spent)
+        self.unpriced = UnpricedModels(ledger, clock)
         self._finishing: set[asyncio.Task[Deny | None]] = set()
 
     async def finish(self, attempt: Coroutine[Any, Any, Deny | None]) -> Deny | None:

@@ -4,9 +4,6 @@ Operations run in the order given, each seeing what the ones before it did. What
 and in the books, and an engine writes both, one statement for each table.
 """
 
-from dataclasses import dataclass, field
-from typing import Protocol
-
 from spendfuse.core.decisions import Admitted, Refused, decide
 from spendfuse.core.errors import (
     LedgerError,
@@ -15,80 +12,16 @@ from spendfuse.core.errors import (
     ReservationForgotten,
     ReservationUnknown,
 )
-from spendfuse.core.labels import Labels
 from spendfuse.core.money import Nanos
 from spendfuse.core.quotes import Amounts
 from spendfuse.core.reservations import Charge, Entry, EntryKind, ReservationId, minted_at_ms, reservation_text
+from spendfuse.core.thresholds import next_share_at, shares_reached, threshold_alert
 from spendfuse.core.windows import MS_PER_S, NS_PER_MS
-from spendfuse.ledger.definitions import StoredLimit
-from spendfuse.ledger.endings import Ending, closed, expired, late, settled_by, voided
+from spendfuse.ledger.changes import BatchBooks, Changes
+from spendfuse.ledger.endings import Ending, closed, expired, late, overrun_alert, settled_by, voided
 from spendfuse.ledger.folding import BUCKET_MS
 from spendfuse.ledger.operations import Extend, Outcome, Record, Reserve, Settle, Void
-from spendfuse.ledger.rows import Attribution, BalanceRow, EndedReservation, Lines, OpenReservation, RateRow
-from spendfuse.ledger.store import Demand
-
-
-@dataclass(slots=True)
-class Changes:
-    """Rows to be written, in the order of the columns of their tables."""
-
-    opened: list[tuple[object, ...]] = field(default_factory=list[tuple[object, ...]])
-    """Reservations: id, owner, reserved at, deadline, cap, cost, input, output tokens, label set, fleeting labels."""
-    extended: list[tuple[object, ...]] = field(default_factory=list[tuple[object, ...]])
-    """Reservations: cap, cost, input and output tokens, deadline, id."""
-    ended: list[tuple[int]] = field(default_factory=list[tuple[int]])
-    """Ids of reservations that are open no more."""
-    entries: list[tuple[object, ...]] = field(default_factory=list[tuple[object, ...]])
-    spend: dict[tuple[int, int], list[int]] = field(default_factory=dict[tuple[int, int], list[int]])
-    """What to add to the rollup, by bucket and label set."""
-
-
-class BatchBooks(Protocol):
-    """What a batch needs to know of the store, all of it as it stands under the lock."""
-
-    is_outdated: bool
-    horizon_ms: int
-    """Of calls made before this instant no entry is left."""
-
-    def attribution_of(self, labels: Labels) -> Attribution:
-        """The labels of a demand; nothing is stored yet."""
-        ...
-
-    def attribution(self, label_set_id: int, fleeting: str) -> Attribution:
-        """The labels of a stored reservation or entry."""
-        ...
-
-    def intern(self, attribution: Attribution) -> None:
-        """Give the labels of an admitted call their number."""
-        ...
-
-    def lines(self, attribution: Attribution, at_ms: int) -> Lines:
-        """What a call made at this instant touches, as it stands now."""
-        ...
-
-    def open_subjects(self, lines: Lines, demand: Demand, now_ms: int) -> Refused | None:
-        """Count the new subjects that a call is about to open; or say why its key can't, and change nothing."""
-        ...
-
-    def note_subjects(self, lines: Lines) -> None:
-        """The subjects of a call that was served are not new any more, whoever may have opened them."""
-        ...
-
-    def stored_limit(self, name: str) -> StoredLimit | None:
-        """The limit in force with this name."""
-        ...
-
-    def note_overrun(self, target: str, entry: Entry, *, reserved_at_ms: int, now_ms: int) -> None:
-        """Multiply the later quotes of the target of an entry above its quote."""
-        ...
-
-    def touch_balance(self, row: BalanceRow) -> None:
-        """A balance to be written."""
-        ...
-
-    def touch_rate(self, row: RateRow) -> None:
-        """A rate to be written."""
-        ...
+from spendfuse.ledger.rows import Attribution, BalanceRow, EndedReservation, OpenReservation
 
 
 class Batch:
@@ -209,8 +142,7 @@ class Batch:
         for row in lines.balances:
             if row.exists or self._opens_late(row):
                 row.exists = True
-                row.end(settled=settled_by(row.unit, ending.entry), reserved=0)
-                books.touch_balance(row)
+                self._end(row, settled=settled_by(row.unit, ending.entry), reserved=0)
         for rate in lines.rates:
             rate.tat_ns = rate.view().passed(at_ms * NS_PER_MS)
             books.touch_rate(rate)
@@ -270,10 +202,27 @@ class Batch:
         for row in self._books.lines(attribution, known.reserved_at_ms).balances:
             # A balance that nobody has opened yet will open at the fold, this entry included.
             if row.exists:
-                row.end(settled=settled_by(row.unit, entry), reserved=-held.of(row.unit))
-                self._books.touch_balance(row)
+                self._end(row, settled=settled_by(row.unit, entry), reserved=-held.of(row.unit))
         self._record(ended, ending)
         return entry
+
+    def _end(self, row: BalanceRow, *, settled: int, reserved: int) -> None:
+        row.end(settled=settled, reserved=reserved)
+        self._books.touch_balance(row)
+        if row.settled >= row.alerts_from:
+            self._note_thresholds(row)
+
+    def _note_thresholds(self, row: BalanceRow) -> None:
+        """Invariant 16: an alert for each share that is reached, in the transaction that reached it, unless it is there
+        already. Nobody needs to hear of a window that is over.
+        """
+        amount, settled = row.amount, row.settled
+        row.alerts_from = next_share_at(row.limit, amount=amount, settled=settled)
+        if row.window.holds(self._now_ms):
+            self._changes.alerts += [
+                threshold_alert(row.limit, row.subject, row.window, share=share, amount=amount, settled=settled)
+                for share in shares_reached(row.limit, amount=amount, settled=settled)
+            ]
 
     def _opens_late(self, row: BalanceRow) -> bool:
         """Whether a call that held nothing opens this balance: not where its window was over before its limit was in
@@ -288,8 +237,7 @@ class Batch:
         attribution = self._books.attribution(ended.label_set_id, ended.fleeting)
         for row in self._books.lines(attribution, ended.reserved_at_ms).balances:
             if row.exists:
-                row.end(settled=settled_by(row.unit, ending.entry), reserved=0)
-                self._books.touch_balance(row)
+                self._end(row, settled=settled_by(row.unit, ending.entry), reserved=0)
         self._record(ended, ending)
         return ending.entry
 
@@ -313,8 +261,12 @@ class Batch:
 
     def _note_overrun(self, ended: EndedReservation, entry: Entry) -> None:
         target = self._books.attribution(ended.label_set_id, ended.fleeting).labels.get("target")
-        if target is not None:
-            self._books.note_overrun(target, entry, reserved_at_ms=ended.reserved_at_ms, now_ms=self._now_ms)
+        if target is None:
+            return
+        now_ms = self._now_ms
+        first = self._books.note_overrun(target, entry, reserved_at_ms=ended.reserved_at_ms, now_ms=now_ms)
+        if first is not None:
+            self._changes.alerts.append(overrun_alert(first, entry))
 
     def _unknown(self, reservation_id: ReservationId) -> LedgerError:
         if minted_at_ms(reservation_id) < self._books.horizon_ms:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from spendfuse.core.alerts import Alert, AlertKind, Severity, alert_id
 from spendfuse.core.limits import Unit
 from spendfuse.core.money import Nanos
 from spendfuse.core.quotes import Amounts
@@ -100,6 +101,19 @@ def raised_overrun(
     percent = -(-quoted_percent * (held + entry.overrun_cost) // held) if held else OVERRUN_PERCENT_MAX
     percent = min(percent, OVERRUN_PERCENT_MAX)
     return None if known is not None and percent <= known.percent else TargetOverrun(target, percent, now_ms)
+
+
+def overrun_alert(first: TargetOverrun, entry: Entry) -> Alert:
+    """That a target charged more than its quote, told once until somebody clears it."""
+    facts = {
+        "target": first.target,
+        "percent": first.percent,
+        "charged": entry.held.cost + entry.overrun_cost,
+        "quoted": entry.held.cost,
+        "at_ms": first.since_ms,
+    }
+    number = alert_id(AlertKind.OVERRUN, first.target, first.since_ms)
+    return Alert(AlertKind.OVERRUN, number, Severity.WARNING, facts, about=first.target)
 
 
 def _overrun(cost: int, held: Amounts) -> Nanos:

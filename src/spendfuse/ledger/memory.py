@@ -16,11 +16,12 @@ from spendfuse.core.quotes import Amounts
 from spendfuse.core.reservations import Entry, EntryKind, ReservationId, reservation_text
 from spendfuse.core.subjects import hour_of, refuse_new_subjects, unseen_subjects
 from spendfuse.core.windows import NS_PER_MS
+from spendfuse.ledger.alerts import ChannelHealth, StoredAlert
 from spendfuse.ledger.applied import END_IS_OVER, WITHOUT_LIMITS, AppliedLimits, wrong_subject
 from spendfuse.ledger.breakers import BreakerChange, BreakerOperation, BreakerStates
 from spendfuse.ledger.breaking import run_breakers, run_now
 from spendfuse.ledger.definitions import Override
-from spendfuse.ledger.endings import closed, expired, late, raised_overrun, voided
+from spendfuse.ledger.endings import closed, expired, late, overrun_alert, raised_overrun, voided
 from spendfuse.ledger.memory_breakers import MemoryBreakers, baseline, breaker_changes, breaker_states
 from spendfuse.ledger.memory_store import MemoryStore, Reservation
 from spendfuse.ledger.operations import (
@@ -32,7 +33,9 @@ from spendfuse.ledger.operations import (
     ExpireDue,
     Extend,
     Operation,
+    OutboxStep,
     Outcome,
+    RaiseAlerts,
     Record,
     Repair,
     Reserve,
@@ -48,6 +51,7 @@ from spendfuse.ledger.store import (
     Demand,
     KeyRecord,
     Ledger,
+    RefusalCount,
     SpendRow,
     TargetOverrun,
     Topic,
@@ -94,6 +98,31 @@ class MemoryEngine:
     async def spend(self, label: str, *, since_ms: int, until_ms: int | None, top: int | None) -> Sequence[SpendRow]:
         """See `Engine`."""
         return self._store.spend(label, since_ms=since_ms, until_ms=until_ms, top=top)
+
+    async def spenders(self, label: str, limit: Limit, subject: str, *, since_ms: int) -> Sequence[SpendRow]:
+        """See `Engine`."""
+        return self._store.spenders(label, limit, subject, since_ms)
+
+    async def settled_since(self, since_ms: int) -> Mapping[tuple[str, str], int]:
+        """See `Engine`."""
+        return self._store.settled_since(since_ms)
+
+    async def refusals(self, since_ms: int, until_ms: int) -> Sequence[RefusalCount]:
+        """See `Engine`."""
+        return self._store.refused(since_ms, until_ms)
+
+    async def has_outbox_work(self, holder: str) -> bool:
+        """See `Engine`."""
+        store = self._store
+        return store.outbox.has_work(holder, self._now_ms(), store.why_over, store.breaker_changes)
+
+    async def alerts(self, since_ms: int) -> Sequence[StoredAlert]:
+        """See `Engine`."""
+        return self._store.outbox.listed(since_ms)
+
+    async def channel_health(self) -> Sequence[ChannelHealth]:
+        """See `Engine`."""
+        return self._store.outbox.health(self._now_ms())
 
     async def keys(self) -> Sequence[KeyRecord]:
         """See `Engine`."""
@@ -144,7 +173,7 @@ class MemoryEngine:
             case ExpireDue():
                 return self._expire_due()
             case CountRefusals():
-                return self._store.refusals.extend(operation.counts)
+                return self._store.count_refusals(operation.counts, self._now_ms())
             case Record():
                 return self._record(operation)
             case SetAmount():
@@ -163,6 +192,11 @@ class MemoryEngine:
                 return self._store.note_spent(operation.notes, self._now_ms())
             case ClearOverrun():
                 return self._clear_overrun(operation)
+            case RaiseAlerts():
+                return self._store.outbox.insert(operation.alerts, self._now_ms())
+            case OutboxStep():
+                store = self._store
+                return store.outbox.step(operation, self._now_ms(), store.why_over, store.breaker_changes)
             case _:
                 assert_never(operation)
 
@@ -244,6 +278,7 @@ class MemoryEngine:
         else:
             return known.endings[-1].entry
         entry = known.endings[-1].entry
+        self._store.note_thresholds(known, self._now_ms())
         if entry.overrun_cost:
             self._note_overrun(known, entry)
         return entry
@@ -258,6 +293,8 @@ class MemoryEngine:
         if raised is not None:
             store.overruns[target] = raised
             store.revisions[Topic.OVERRUNS] += 1
+            if before is None:
+                store.outbox.insert([overrun_alert(raised, entry)], now_ms)
 
     def _clear_overrun(self, operation: ClearOverrun) -> bool:
         if self._store.overruns.pop(operation.target, None) is None:
@@ -271,6 +308,7 @@ class MemoryEngine:
             return _unknown(operation.reservation_id)
         if not known.endings:
             known.endings.append(voided(operation.reservation_id, known.held))
+            self._store.note_thresholds(known, self._now_ms())
         return known.endings[0].entry
 
     def _record(self, operation: Record) -> Entry:
@@ -289,6 +327,7 @@ class MemoryEngine:
         store.reservations[demand.reservation_id] = recorded = Reservation(
             self.owner_id, demand.labels, at_ms, at_ms, demand.caps.wanted, held, [ending]
         )
+        store.note_thresholds(recorded, self._now_ms())
         if ending.entry.overrun_cost:
             self._note_overrun(recorded, ending.entry)
         return ending.entry
@@ -309,6 +348,7 @@ class MemoryEngine:
             if not one.endings and (one.deadline_ms <= now_ms or one.owner_id not in self._store.owners):
                 one.endings.append(expired(number, one.held))
                 entries.append(one.endings[0].entry)
+                self._store.note_thresholds(one, now_ms)
         return tuple(entries)
 
     def _now_ms(self) -> int:

@@ -7,18 +7,23 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from spendfuse.core.alerts import Alert, AlertKind
 from spendfuse.core.decisions import Balance, RateState
 from spendfuse.core.labels import FLEETING_LABELS, Labels, Subject
 from spendfuse.core.limits import Limit
 from spendfuse.core.quotes import Amounts
 from spendfuse.core.reservations import ReservationId
+from spendfuse.core.subjects import hour_of
+from spendfuse.core.thresholds import shares_reached, spent_alert, threshold_alert
 from spendfuse.core.windows import NS_PER_MS, Window
+from spendfuse.ledger.alerts import Resolution
 from spendfuse.ledger.applied import AppliedLimits, window_of
 from spendfuse.ledger.breakers import BreakerChange, BreakerLine, CountRow, Key
 from spendfuse.ledger.definitions import Override
 from spendfuse.ledger.endings import Ending, settled_by
 from spendfuse.ledger.folding import with_top
 from spendfuse.ledger.lines import balance_line, rate_line
+from spendfuse.ledger.memory_alerts import MemoryOutbox
 from spendfuse.ledger.spent import SpentLine, SpentNote, spent_window
 from spendfuse.ledger.store import BalanceLine, KeyRecord, RefusalCount, SpendRow, TargetOverrun, Topic
 
@@ -55,12 +60,15 @@ class MemoryStore:
     tats_ns: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     reservations: dict[ReservationId, Reservation] = field(default_factory=dict[ReservationId, Reservation])
     refusals: list[RefusalCount] = field(default_factory=list[RefusalCount])
+    refusal_hours: list[int] = field(default_factory=list[int])
+    """When each of them was counted."""
     keys: list[KeyRecord] = field(default_factory=list[KeyRecord])
     overruns: dict[str, TargetOverrun] = field(default_factory=dict[str, TargetOverrun])
     seen: set[Subject] = field(default_factory=set[Subject])
     opened: Counter[tuple[str, int]] = field(default_factory=Counter[tuple[str, int]])
     """How many new subjects each key opened, by the start of the hour."""
     revisions: Counter[Topic] = field(default_factory=Counter[Topic])
+    outbox: MemoryOutbox = field(default_factory=MemoryOutbox)
     owners: set[int] = field(default_factory=set[int])
     owners_ever: int = 0
     spent: dict[tuple[str, str, int], SpentLine] = field(default_factory=dict[tuple[str, str, int], SpentLine])
@@ -97,6 +105,10 @@ class MemoryStore:
             if limit and window:
                 key = (limit.identity, note.subject, window.number)
                 self.spent.setdefault(key, SpentLine(limit, note.subject, note.amount, now_ms, window.ends_at_ms))
+                balance = self._balance(limit, note.subject, now_ms)
+                settled = 0 if balance is None else balance.settled
+                alert = spent_alert(limit, note.subject, window, amount=note.amount, settled=settled)
+                self.outbox.insert([] if alert is None else [alert], now_ms)
         return len(self.spent) > known
 
     def spent_now(self, now_ms: int) -> Sequence[SpentLine]:
@@ -156,23 +168,72 @@ class MemoryStore:
 
     def spend(self, label: str, *, since_ms: int, until_ms: int | None, top: int | None) -> Sequence[SpendRow]:
         """See `Ledger.spend`."""
-        rows: dict[str, SpendRow] = {}
+        made = [one for one in self.reservations.values() if one.reserved_at_ms >= since_ms]
+        return with_top(
+            _spend_by(label, [one for one in made if until_ms is None or one.reserved_at_ms < until_ms]), top
+        )
+
+    def spenders(self, label: str, limit: Limit, subject: str, since_ms: int) -> Sequence[SpendRow]:
+        """See `Ledger.spenders`; exact here."""
+        if limit.is_rate or not FLEETING_LABELS.isdisjoint((*limit.each, *limit.match)):
+            return []
+        made = [one for one in self.reservations.values() if one.reserved_at_ms >= since_ms]
+        counted = [one for one in made if limit.covers(one.labels) and limit.subject_of(one.labels) == subject]
+        return _spend_by(label, [one for one in counted if one.endings])
+
+    def settled_since(self, since_ms: int) -> Mapping[tuple[str, str], int]:
+        """See `Ledger.settled_since`; exact here."""
+        totals: Counter[tuple[str, str]] = Counter()
         for one in self.reservations.values():
-            if one.reserved_at_ms < since_ms or (until_ms is not None and one.reserved_at_ms >= until_ms):
+            if one.endings and one.reserved_at_ms >= since_ms:
+                for limit, subject in self.limits.matching(one.labels):
+                    if not limit.is_rate and FLEETING_LABELS.isdisjoint((*limit.each, *limit.match)):
+                        totals[limit.name, subject] += sum(settled_by(limit.unit, end.entry) for end in one.endings)
+        return totals
+
+    def count_refusals(self, counts: Sequence[RefusalCount], now_ms: int) -> None:
+        """See `Ledger.count_refusals`."""
+        self.refusals += counts
+        self.refusal_hours += [hour_of(now_ms)] * len(counts)
+
+    def refused(self, since_ms: int, until_ms: int) -> Sequence[RefusalCount]:
+        """See `Ledger.refusals`."""
+        totals: Counter[tuple[str, str, str, str]] = Counter()
+        for hour_ms, one in zip(self.refusal_hours, self.refusals, strict=True):
+            if since_ms <= hour_ms < until_ms and not one.shadow:
+                totals[one.code, one.limit_name, one.feature, one.user] += one.count
+        return [RefusalCount(*kind, count) for kind, count in sorted(totals.items(), key=lambda one: (-one[1], one[0]))]
+
+    def note_thresholds(self, one: Reservation, now_ms: int) -> None:
+        """Invariant 16: after the end of a reservation, an alert for each share of a balance that is reached."""
+        for limit, subject in self.limits.matching(one.labels):
+            window = window_of(limit, one.reserved_at_ms)
+            if limit.is_rate or not window.holds(now_ms):
                 continue
-            value = one.labels.get(label, "")
-            for ending in one.endings:
-                row = rows.get(value, SpendRow(value, 0, 0, 0, 0, 0))
-                amounts = ending.entry.amounts
-                rows[value] = SpendRow(
-                    value,
-                    row.calls + ending.calls,
-                    row.input_tokens + amounts.input_tokens,
-                    row.output_tokens + amounts.output_tokens,
-                    row.cost + amounts.cost,
-                    row.estimated_cost + ending.estimated_cost,
-                )
-        return with_top(sorted(rows.values(), key=lambda row: (-row.cost, row.value)), top)
+            balance = self._balance(limit, subject, one.reserved_at_ms)
+            if balance is None:
+                continue
+            amount, settled = balance.amount, balance.settled
+            reached = shares_reached(limit, amount=amount, settled=settled)
+            self.outbox.insert(
+                [
+                    threshold_alert(limit, subject, window, share=share, amount=amount, settled=settled)
+                    for share in reached
+                ],
+                now_ms,
+            )
+
+    def why_over(self, alert: Alert) -> Resolution | None:
+        """Why an alert is over, other than by its time."""
+        if alert.kind is AlertKind.OVERRUN:
+            return None if alert.about in self.overruns else Resolution.CLEARED
+        if alert.kind not in (AlertKind.THRESHOLD, AlertKind.FORECAST):
+            return None
+        limit = next((one for one in self.limits.limits if one.identity == alert.about), None)
+        if limit is None:
+            return Resolution.GONE
+        is_raised = alert.amount is not None and self._amount(limit, alert.subject) > alert.amount
+        return Resolution.RAISED if is_raised else None
 
     def _balance(self, limit: Limit, subject: str, at_ms: int) -> Balance | None:
         """A balance in the window of an instant; one that is over keeps the rules by which it ended.
@@ -213,3 +274,21 @@ class MemoryStore:
                     reserved += one.held.of(limit.unit)
                 totals[subject] = (settled, reserved)
         return totals
+
+
+def _spend_by(label: str, several: Iterable[Reservation]) -> list[SpendRow]:
+    rows: dict[str, SpendRow] = {}
+    for one in several:
+        value = one.labels.get(label, "")
+        for ending in one.endings:
+            row = rows.get(value, SpendRow(value, 0, 0, 0, 0, 0))
+            amounts = ending.entry.amounts
+            rows[value] = SpendRow(
+                value,
+                row.calls + ending.calls,
+                row.input_tokens + amounts.input_tokens,
+                row.output_tokens + amounts.output_tokens,
+                row.cost + amounts.cost,
+                row.estimated_cost + ending.estimated_cost,
+            )
+    return sorted(rows.values(), key=lambda row: (-row.cost, row.value))

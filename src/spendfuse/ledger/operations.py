@@ -8,11 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from spendfuse.core.alerts import Alert
 from spendfuse.core.breakers import Breaker, Counts
 from spendfuse.core.decisions import Admitted, Refused
 from spendfuse.core.errors import LedgerError
+from spendfuse.core.limits import Limit
 from spendfuse.core.quotes import Quote
 from spendfuse.core.reservations import Charge, Entry, ReservationId
+from spendfuse.ledger.alerts import ChannelHealth, Claim, Ended, OutboxWork, Routed, StoredAlert
 from spendfuse.ledger.applied import AppliedLimits
 from spendfuse.ledger.breakers import BreakerChange, BreakerOperation, BreakerStates
 from spendfuse.ledger.spent import NoteSpent, SpentLine
@@ -153,6 +156,24 @@ class ClearOverrun:
     target: str
 
 
+@dataclass(frozen=True, slots=True)
+class RaiseAlerts:
+    """See `AlertLedger.raise_alerts`; the outcome is a bool."""
+
+    alerts: tuple[Alert, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxStep:
+    """See `AlertLedger.outbox_step`; the outcome is `OutboxWork`, or None where another process has the lease."""
+
+    holder: str
+    lease_ms: int
+    routed: tuple[Routed, ...] = ()
+    claims: tuple[Claim, ...] = ()
+    ended: tuple[Ended, ...] = ()
+
+
 CallOperation = Reserve | Extend | Settle | Void | Record
 """What is about one reservation, whose id it names."""
 Operation = (
@@ -164,12 +185,14 @@ Operation = (
     | AddKey
     | RevokeKey
     | ClearOverrun
+    | RaiseAlerts
+    | OutboxStep
     | Upkeep
     | Repair
     | NoteSpent
     | BreakerOperation
 )
-Outcome = Admitted | Refused | Entry | tuple[Entry, ...] | bool | BreakerStates | LedgerError | None
+Outcome = Admitted | Refused | Entry | tuple[Entry, ...] | OutboxWork | bool | BreakerStates | LedgerError | None
 """What became of one operation. An error is a value here: it is that of one operation, not of its batch."""
 
 
@@ -209,6 +232,30 @@ class Engine(Protocol):
 
     async def overruns(self) -> Sequence[TargetOverrun]:
         """See `Ledger.overruns`."""
+        ...
+
+    async def spenders(self, label: str, limit: Limit, subject: str, *, since_ms: int) -> Sequence[SpendRow]:
+        """See `Ledger.spenders`."""
+        ...
+
+    async def settled_since(self, since_ms: int) -> Mapping[tuple[str, str], int]:
+        """See `Ledger.settled_since`."""
+        ...
+
+    async def refusals(self, since_ms: int, until_ms: int) -> Sequence[RefusalCount]:
+        """See `Ledger.refusals`."""
+        ...
+
+    async def has_outbox_work(self, holder: str) -> bool:
+        """See `AlertLedger.has_outbox_work`."""
+        ...
+
+    async def alerts(self, since_ms: int) -> Sequence[StoredAlert]:
+        """See `AlertLedger.alerts`."""
+        ...
+
+    async def channel_health(self) -> Sequence[ChannelHealth]:
+        """See `AlertLedger.channel_health`."""
         ...
 
     async def spent(self) -> Sequence[SpentLine]:

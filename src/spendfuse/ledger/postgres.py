@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from spendfuse.clock import Clock
 from spendfuse.core.breakers import Breaker, Counts
 from spendfuse.core.limits import Limit
+from spendfuse.ledger.alerts import ChannelHealth, StoredAlert
 from spendfuse.ledger.applied import AppliedLimits
 from spendfuse.ledger.batching import STORE_TIMEOUT_S
 from spendfuse.ledger.breakers import BreakerChange, BreakerStates
@@ -18,7 +19,7 @@ from spendfuse.ledger.postgres_connection import PostgresConnection, connect, mi
 from spendfuse.ledger.postgres_reader import PostgresReader
 from spendfuse.ledger.postgres_writer import LEASE_S, PostgresWriter
 from spendfuse.ledger.spent import SpentLine
-from spendfuse.ledger.store import BalanceLine, KeyRecord, Ledger, SpendRow, TargetOverrun, Topic
+from spendfuse.ledger.store import BalanceLine, KeyRecord, Ledger, RefusalCount, SpendRow, TargetOverrun, Topic
 from spendfuse.ledger.verbs import BatchingLedger
 
 
@@ -106,6 +107,14 @@ class PostgresEngine:
         """See `Engine`."""
         return await self._reader.spend(label, since_ms=since_ms, until_ms=until_ms, top=top)
 
+    async def spenders(self, label: str, limit: Limit, subject: str, *, since_ms: int) -> Sequence[SpendRow]:
+        """See `Engine`."""
+        return await self._reader.spenders(label, limit, subject, since_ms)
+
+    async def settled_since(self, since_ms: int) -> Mapping[tuple[str, str], int]:
+        """See `Engine`."""
+        return await self._reader.settled_since(since_ms)
+
     async def keys(self) -> Sequence[KeyRecord]:
         """See `Engine`."""
         async with self._writing():
@@ -115,6 +124,23 @@ class PostgresEngine:
         """See `Engine`."""
         async with self._writing():
             return await self._writer.overruns()
+
+    async def refusals(self, since_ms: int, until_ms: int) -> Sequence[RefusalCount]:
+        """See `Engine`."""
+        return await self._reader.refusals(since_ms, until_ms)
+
+    async def has_outbox_work(self, holder: str) -> bool:
+        """See `Engine`."""
+        async with self._writing():
+            return await self._writer.has_outbox_work(holder)
+
+    async def alerts(self, since_ms: int) -> Sequence[StoredAlert]:
+        """See `Engine`."""
+        return await self._reader.alerts(since_ms)
+
+    async def channel_health(self) -> Sequence[ChannelHealth]:
+        """See `Engine`."""
+        return await self._reader.channel_health()
 
     async def spent(self) -> Sequence[SpentLine]:
         """See `Engine`."""

@@ -15,6 +15,7 @@ from spendfuse.core.subjects import hour_of
 from spendfuse.core.windows import NS_PER_MS
 from spendfuse.ledger.batch import Batch
 from spendfuse.ledger.operations import CountRefusals, ExpireDue, Extend, Operation, Record, Reserve, Settle, Void
+from spendfuse.ledger.postgres_alerts import insert_alerts
 from spendfuse.ledger.postgres_books import PostgresBooks
 from spendfuse.ledger.postgres_connection import PostgresConnection, Row
 from spendfuse.ledger.rows import Attribution, OpenReservation
@@ -93,6 +94,8 @@ class PostgresBatch(Batch):
         ]
         if any(rows) or any(reservations):
             await connection.row(_WRITE_ROWS, *rows, *reservations)
+        if changes.alerts:
+            await insert_alerts(connection, changes.alerts, self._now_ms)
 
     def remember(self) -> None:
         """What was written has been committed."""

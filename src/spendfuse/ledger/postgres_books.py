@@ -231,6 +231,8 @@ class PostgresBooks:
         for row in planned.balances:
             state = states.get(row.balance_id)
             if state is not None:
+                if row.amount != state[0]:
+                    row.alerts_from = 0
                 row.amount, row.ceiling, row.settled, row.reserved, row.overrun = state
                 row.exists = row.is_stored = True
             elif row.balance_id:
@@ -313,7 +315,7 @@ class PostgresBooks:
         """See `BatchBooks`."""
         self.subjects.note(lines.subjects)
 
-    def note_overrun(self, target: str, entry: Entry, *, reserved_at_ms: int, now_ms: int) -> None:
+    def note_overrun(self, target: str, entry: Entry, *, reserved_at_ms: int, now_ms: int) -> TargetOverrun | None:
         """See `BatchBooks`."""
         known = self._overruns.get(target)
         raised = raised_overrun(target, entry, known, reserved_at_ms=reserved_at_ms, now_ms=now_ms)
@@ -321,6 +323,7 @@ class PostgresBooks:
             _, is_new = self.changed.overruns.get(target, (None, known is None))
             self.changed.overruns[target] = (raised, is_new)
             self._overruns[target] = raised
+        return raised if known is None else None
 
     def touch_balance(self, row: BalanceRow) -> None:
         """See `BatchBooks`."""

@@ -14,13 +14,16 @@ from spendfuse.ledger.operations import (
     AddKey,
     ApplyLimits,
     ClearOverrun,
+    OutboxStep,
     Outcome,
+    RaiseAlerts,
     Repair,
     RevokeKey,
     SetAmount,
     Upkeep,
 )
 from spendfuse.ledger.pieces import Piece
+from spendfuse.ledger.postgres_alerts import insert_alerts, outbox_step
 from spendfuse.ledger.postgres_audit import repair
 from spendfuse.ledger.postgres_books import PostgresBooks
 from spendfuse.ledger.postgres_breakers import PostgresBreakers
@@ -33,7 +36,17 @@ from spendfuse.ledger.statements import sql
 from spendfuse.ledger.store import KeyRecord, Topic
 
 RareOperation = (
-    SetAmount | ApplyLimits | AddKey | RevokeKey | ClearOverrun | Upkeep | Repair | NoteSpent | BreakerOperation
+    SetAmount
+    | ApplyLimits
+    | AddKey
+    | RevokeKey
+    | ClearOverrun
+    | RaiseAlerts
+    | OutboxStep
+    | Upkeep
+    | Repair
+    | NoteSpent
+    | BreakerOperation
 )
 
 _SELECT_TAKEN_KEYS = sql("postgres", "select_taken_keys")
@@ -60,6 +73,10 @@ async def run_rare(
             return await _changed(connection, Topic.KEYS, _REVOKE_KEY, now_ms, operation.name)
         case ClearOverrun():
             return await _changed(connection, Topic.OVERRUNS, _DELETE_OVERRUN, operation.target)
+        case RaiseAlerts():
+            return await insert_alerts(connection, operation.alerts, now_ms)
+        case OutboxStep():
+            return await outbox_step(connection, operation, now_ms)
         case Upkeep():
             piece = await keep_up(connection, retention_ms=operation.retention_ms, now_ms=now_ms)
             if piece is Piece.LIMITS_CHANGED:

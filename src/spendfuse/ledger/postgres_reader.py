@@ -11,21 +11,26 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from spendfuse.clock import Clock
 from spendfuse.core.breakers import Breaker, Counts
 from spendfuse.core.labels import FLEETING_LABELS
+from spendfuse.core.limits import Limit
 from spendfuse.core.money import AMOUNT_MAX
 from spendfuse.core.windows import NS_PER_MS
+from spendfuse.ledger.alerts import ChannelHealth, StoredAlert
 from spendfuse.ledger.applied import window_of
 from spendfuse.ledger.baselines import Spent, baseline_of, baseline_spans, spent_of
 from spendfuse.ledger.definitions import Override, StoredLimit
-from spendfuse.ledger.folding import spend_parts
+from spendfuse.ledger.folding import spend_parts, sums
 from spendfuse.ledger.lines import always_shown, balance_line, rate_line
 from spendfuse.ledger.operations import Audit
+from spendfuse.ledger.postgres_alerts import read_alerts, read_channel_health
 from spendfuse.ledger.postgres_audit import audit
 from spendfuse.ledger.postgres_connection import PostgresConnection, unavailable
 from spendfuse.ledger.postgres_limits import label_sets, limits_in_force, overrides, positions
+from spendfuse.ledger.spenders import bucket_of, knows, settled_by_limit, spender_rows
 from spendfuse.ledger.statements import sql
-from spendfuse.ledger.store import BalanceLine, SpendRow
+from spendfuse.ledger.store import BalanceLine, RefusalCount, SpendRow
 
 _SELECT_CLOCK = sql("postgres", "select_clock")
+_SELECT_REFUSALS = sql("postgres", "select_refusals")
 _FOLD_SPEND = sql("postgres", "fold_spend")
 _SELECT_CURRENT_BALANCES = sql("postgres", "select_current_balances")
 _SELECT_RATES = sql("postgres", "select_rates")
@@ -75,6 +80,40 @@ class PostgresReader:
             columns = [[span[end] for span in several] for several in spans for end in (0, 1)]
             rows = await connection.rows(statement, label, *parts.days, *columns, AMOUNT_MAX if top is None else top)
             return [SpendRow(*row) for *row, _ in rows]
+
+    async def spenders(self, label: str, limit: Limit, subject: str, since_ms: int) -> list[SpendRow]:
+        """See `Ledger.spenders`."""
+        if not knows(limit):
+            return []
+        async with self._snapshot() as connection:
+            rows = await connection.rows(_FOLD_SPEND, bucket_of(since_ms), AMOUNT_MAX)
+            return spender_rows(label, limit, subject, rows, await label_sets(connection))  # type: ignore[arg-type]
+
+    async def settled_since(self, since_ms: int) -> dict[tuple[str, str], int]:
+        """See `Ledger.settled_since`."""
+        async with self._snapshot() as connection:
+            limits = [stored.limit for stored in await limits_in_force(connection)]
+            rows = await connection.rows(_FOLD_SPEND, bucket_of(since_ms), AMOUNT_MAX)
+            return settled_by_limit(limits, list(sums(rows, await label_sets(connection))))  # type: ignore[arg-type]
+
+    async def refusals(self, since_ms: int, until_ms: int) -> list[RefusalCount]:
+        """See `Ledger.refusals`."""
+        async with self._snapshot() as connection:
+            rows = await connection.rows(_SELECT_REFUSALS, since_ms, until_ms)
+            return [
+                RefusalCount(code, limit_name, feature, user, int(count))
+                for code, limit_name, feature, user, count in rows
+            ]
+
+    async def alerts(self, since_ms: int) -> list[StoredAlert]:
+        """See `AlertLedger.alerts`."""
+        async with self._snapshot() as connection:
+            return await read_alerts(connection, since_ms)
+
+    async def channel_health(self) -> list[ChannelHealth]:
+        """See `AlertLedger.channel_health`."""
+        async with self._snapshot() as connection:
+            return await read_channel_health(connection, await self._now_ns(connection) // NS_PER_MS)
 
     async def _now_ns(self, connection: PostgresConnection) -> int:
         now_ns: int = await connection.only(_SELECT_CLOCK) if self._clock is None else self._clock.now_ns()

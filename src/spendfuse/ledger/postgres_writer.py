@@ -33,6 +33,7 @@ from spendfuse.ledger.operations import (
     Settle,
     Void,
 )
+from spendfuse.ledger.postgres_alerts import has_outbox_work
 from spendfuse.ledger.postgres_batch import Locking, PostgresBatch
 from spendfuse.ledger.postgres_books import PostgresBooks
 from spendfuse.ledger.postgres_breakers import breaker_changes, breaker_states
@@ -142,6 +143,14 @@ class PostgresWriter:
         """See `Ledger.overruns`."""
         rows = await self._again_and_again(lambda connection: connection.rows(_SELECT_OVERRUNS))
         return [TargetOverrun(*row) for row in rows]
+
+    async def has_outbox_work(self, holder: str) -> bool:
+        """See `AlertLedger.has_outbox_work`."""
+
+        async def ask(connection: PostgresConnection) -> bool:
+            return await has_outbox_work(connection, holder, await self._read_time(connection) // NS_PER_MS)
+
+        return await self._again_and_again(ask)
 
     async def spent(self) -> list[SpentLine]:
         """See `Ledger.spent`."""

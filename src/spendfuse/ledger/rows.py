@@ -35,6 +35,8 @@ class BalanceRow:
     is_stored: bool = False
     seen_at: int = -1
     balance_id: int = 0
+    alerts_from: int = 0
+    """Once so much is settled, thresholds may have been reached that this process wrote no alert for yet."""
 
     def view(self) -> Balance:
         """What the decision sees."""
@@ -45,7 +47,7 @@ class BalanceRow:
         self.exists = self.is_stored = False
         self.amount = amount
         self.ceiling = amount if self.limit.is_enforced else None
-        self.settled = self.reserved = self.overrun = 0
+        self.settled = self.reserved = self.overrun = self.alerts_from = 0
 
     def end(self, *, settled: int, reserved: int) -> None:
         """Move what a reservation's end moves; money spent beyond the ceiling raises it, as overrun."""

@@ -11,6 +11,7 @@ from spendfuse.clock import Clock, SystemClock
 from spendfuse.core.breakers import Breaker, Counts
 from spendfuse.core.errors import LedgerUnavailable
 from spendfuse.core.limits import Limit
+from spendfuse.ledger.alerts import ChannelHealth, StoredAlert
 from spendfuse.ledger.applied import AppliedLimits
 from spendfuse.ledger.batching import STORE_TIMEOUT_S
 from spendfuse.ledger.breakers import BreakerChange, BreakerStates
@@ -18,7 +19,7 @@ from spendfuse.ledger.operations import Audit, Operation, Outcome
 from spendfuse.ledger.spent import SpentLine
 from spendfuse.ledger.sqlite_reader import SqliteReader
 from spendfuse.ledger.sqlite_writer import SqliteWriter
-from spendfuse.ledger.store import BalanceLine, KeyRecord, Ledger, SpendRow, TargetOverrun, Topic
+from spendfuse.ledger.store import BalanceLine, KeyRecord, Ledger, RefusalCount, SpendRow, TargetOverrun, Topic
 from spendfuse.ledger.verbs import BatchingLedger
 from spendfuse.ledger.worker import InlineWorker, WorkerThread
 
@@ -115,6 +116,14 @@ class SqliteEngine:
             lambda: self._reader.spend(label, since_ms=since_ms, until_ms=until_ms, top=top)
         )
 
+    async def spenders(self, label: str, limit: Limit, subject: str, *, since_ms: int) -> Sequence[SpendRow]:
+        """See `Engine`."""
+        return await self._reading.submit(lambda: self._reader.spenders(label, limit, subject, since_ms))
+
+    async def settled_since(self, since_ms: int) -> Mapping[tuple[str, str], int]:
+        """See `Engine`."""
+        return await self._reading.submit(lambda: self._reader.settled_since(since_ms))
+
     async def keys(self) -> Sequence[KeyRecord]:
         """See `Engine`."""
         return await self._reading.submit(self._reader.keys)
@@ -122,6 +131,22 @@ class SqliteEngine:
     async def overruns(self) -> Sequence[TargetOverrun]:
         """See `Engine`."""
         return await self._reading.submit(self._reader.overruns)
+
+    async def refusals(self, since_ms: int, until_ms: int) -> Sequence[RefusalCount]:
+        """See `Engine`."""
+        return await self._reading.submit(lambda: self._reader.refusals(since_ms, until_ms))
+
+    async def has_outbox_work(self, holder: str) -> bool:
+        """See `Engine`."""
+        return await self._reading.submit(lambda: self._reader.has_outbox_work(holder))
+
+    async def alerts(self, since_ms: int) -> Sequence[StoredAlert]:
+        """See `Engine`."""
+        return await self._reading.submit(lambda: self._reader.alerts(since_ms))
+
+    async def channel_health(self) -> Sequence[ChannelHealth]:
+        """See `Engine`."""
+        return await self._reading.submit(self._reader.channel_health)
 
     async def spent(self) -> Sequence[SpentLine]:
         """See `Engine`."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from spendfuse.core.reservations import Entry, ReservationId
 from spendfuse.ledger.batch import Batch
+from spendfuse.ledger.sqlite_alerts import insert_alerts
 from spendfuse.ledger.sqlite_books import Books
 from spendfuse.ledger.statements import sql
 
@@ -67,4 +68,6 @@ class SqliteBatch(Batch):
             self._rows.note_ids(changes.entries)
         if changes.spend:
             connection.executemany(_UPSERT_SPEND, [(*key, *sums) for key, sums in changes.spend.items()])
+        if changes.alerts:
+            insert_alerts(connection, changes.alerts, self._now_ms)
         self._rows.write()

@@ -28,7 +28,7 @@ from spendfuse.ledger.sqlite_limits import limits_in_force, newest_hash, overrid
 from spendfuse.ledger.sqlite_overruns import note_overrun
 from spendfuse.ledger.sqlite_subjects import SqliteSubjects
 from spendfuse.ledger.statements import sql
-from spendfuse.ledger.store import Demand
+from spendfuse.ledger.store import Demand, TargetOverrun
 
 ROWS_MAX = 100_000
 """More rows or label sets than this are forgotten, all at once, and read again."""
@@ -171,9 +171,9 @@ class Books:
         """See `BatchBooks`."""
         self._subjects.note(lines.subjects)
 
-    def note_overrun(self, target: str, entry: Entry, *, reserved_at_ms: int, now_ms: int) -> None:
+    def note_overrun(self, target: str, entry: Entry, *, reserved_at_ms: int, now_ms: int) -> TargetOverrun | None:
         """See `BatchBooks`."""
-        note_overrun(self._connection, target, entry, reserved_at_ms=reserved_at_ms, now_ms=now_ms)
+        return note_overrun(self._connection, target, entry, reserved_at_ms=reserved_at_ms, now_ms=now_ms)
 
     def note_ids(self, written: Sequence[tuple[object, ...]]) -> None:
         """Reservations or entries that were written."""
@@ -216,6 +216,8 @@ class Books:
             row.reset(self._overrides.get((row.limit_id, row.subject), row.limit.amount))
             return
         row.exists = row.is_stored = True
+        if row.amount != found[0]:
+            row.alerts_from = 0
         row.amount, row.ceiling, row.settled, row.reserved, row.overrun = found
 
     def _insert(self, row: BalanceRow) -> None:

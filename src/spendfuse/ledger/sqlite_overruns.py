@@ -15,14 +15,16 @@ _GROW_REVISION = sql("sqlite", "grow_revision")
 
 def note_overrun(
     connection: sqlite3.Connection, target: str, entry: Entry, *, reserved_at_ms: int, now_ms: int
-) -> None:
-    """Multiply the later quotes of the target of an entry above its quote."""
+) -> TargetOverrun | None:
+    """Multiply the later quotes of the target of an entry above its quote; what they are multiplied by, where they were
+    not before."""
     row = connection.execute(_SELECT_OVERRUN, (target,)).fetchone()
     known = None if row is None else TargetOverrun(*row)
     raised = raised_overrun(target, entry, known, reserved_at_ms=reserved_at_ms, now_ms=now_ms)
     if raised is not None:
         connection.execute(_UPSERT_OVERRUN, (raised.target, raised.percent, raised.since_ms))
         connection.execute(_GROW_REVISION, (Topic.OVERRUNS,))
+    return raised if known is None else None
 
 
 def clear_overrun(connection: sqlite3.Connection, target: str) -> bool:

@@ -10,27 +10,32 @@ from pathlib import Path
 
 from spendfuse.clock import Clock
 from spendfuse.core.breakers import Breaker, Counts
-from spendfuse.core.labels import FLEETING_LABELS
+from spendfuse.core.labels import FLEETING_LABELS, Labels
+from spendfuse.core.limits import Limit
 from spendfuse.core.money import AMOUNT_MAX
 from spendfuse.core.windows import NS_PER_MS
+from spendfuse.ledger.alerts import ChannelHealth, StoredAlert
 from spendfuse.ledger.applied import window_of
 from spendfuse.ledger.baselines import baseline_of, baseline_spans, spent_of
 from spendfuse.ledger.breakers import BreakerChange, BreakerStates
 from spendfuse.ledger.definitions import Override, StoredLimit
-from spendfuse.ledger.folding import spend_parts
+from spendfuse.ledger.folding import spend_parts, sums
 from spendfuse.ledger.lines import always_shown, balance_line, rate_line
 from spendfuse.ledger.operations import Audit
+from spendfuse.ledger.spenders import bucket_of, knows, settled_by_limit, spender_rows
 from spendfuse.ledger.spent import SpentLine
+from spendfuse.ledger.sqlite_alerts import has_outbox_work, read_alerts, read_channel_health
 from spendfuse.ledger.sqlite_audit import audit
 from spendfuse.ledger.sqlite_breakers import breaker_changes, breaker_states
 from spendfuse.ledger.sqlite_file import connect_reader, store_errors
 from spendfuse.ledger.sqlite_limits import limits_in_force, overrides, positions
 from spendfuse.ledger.sqlite_spent import spent_now
 from spendfuse.ledger.statements import sql
-from spendfuse.ledger.store import BalanceLine, KeyRecord, SpendRow, TargetOverrun, Topic
+from spendfuse.ledger.store import BalanceLine, KeyRecord, RefusalCount, SpendRow, TargetOverrun, Topic
 
 _SELECT_CURRENT_BALANCES = sql("sqlite", "select_current_balances")
 _SELECT_RATES = sql("sqlite", "select_rates")
+_SELECT_REFUSALS = sql("sqlite", "select_refusals")
 _SELECT_KEYS = sql("sqlite", "select_keys")
 _SELECT_LABEL_SETS = sql("sqlite", "select_label_sets")
 _FOLD_SPEND = sql("sqlite", "fold_spend")
@@ -87,6 +92,44 @@ class SqliteReader:
             statement = _REPORT_FLEETING_SPEND if label in FLEETING_LABELS else _REPORT_SPEND
             return [SpendRow(*row) for *row, _ in self._connection.execute(statement, parameters)]
 
+    def spenders(self, label: str, limit: Limit, subject: str, since_ms: int) -> list[SpendRow]:
+        """See `Ledger.spenders`."""
+        if not knows(limit):
+            return []
+        with self._snapshot():
+            rows = self._connection.execute(_FOLD_SPEND, {"from_ms": bucket_of(since_ms), "until_ms": AMOUNT_MAX})
+            return spender_rows(label, limit, subject, rows, self._label_sets())
+
+    def settled_since(self, since_ms: int) -> dict[tuple[str, str], int]:
+        """See `Ledger.settled_since`."""
+        with self._snapshot():
+            limits = [stored.limit for stored in limits_in_force(self._connection)]
+            rows = self._connection.execute(
+                _FOLD_SPEND, {"from_ms": bucket_of(since_ms), "until_ms": AMOUNT_MAX}
+            ).fetchall()
+            return settled_by_limit(limits, list(sums(rows, self._label_sets())))
+
+    def refusals(self, since_ms: int, until_ms: int) -> list[RefusalCount]:
+        """See `Ledger.refusals`."""
+        with store_errors():
+            span = {"since_ms": since_ms, "until_ms": until_ms}
+            return [RefusalCount(*row) for row in self._connection.execute(_SELECT_REFUSALS, span)]
+
+    def has_outbox_work(self, holder: str) -> bool:
+        """See `AlertLedger.has_outbox_work`."""
+        with store_errors():
+            return has_outbox_work(self._connection, holder, self._clock.now_ns() // NS_PER_MS)
+
+    def alerts(self, since_ms: int) -> list[StoredAlert]:
+        """See `AlertLedger.alerts`."""
+        with self._snapshot():
+            return read_alerts(self._connection, since_ms)
+
+    def channel_health(self) -> list[ChannelHealth]:
+        """See `AlertLedger.channel_health`."""
+        with store_errors():
+            return read_channel_health(self._connection, self._clock.now_ns() // NS_PER_MS)
+
     def keys(self) -> list[KeyRecord]:
         """See `Ledger.keys`."""
         with self._snapshot():
@@ -123,9 +166,7 @@ class SqliteReader:
         """See `BreakerLedger.baseline`."""
         with self._snapshot():
             now_ms = self._clock.now_ns() // NS_PER_MS
-            labels: dict[int, dict[str, str]] = {
-                number: json.loads(text) for number, text in self._connection.execute(_SELECT_LABEL_SETS)
-            }
+            labels = self._label_sets()
             spans = [
                 spent_of(self._connection.execute(_FOLD_SPEND, {"from_ms": from_ms, "until_ms": until_ms}), labels)
                 for from_ms, until_ms in baseline_spans(breaker, now_ms)
@@ -137,6 +178,9 @@ class SqliteReader:
         with store_errors():
             numbers: dict[str, int] = dict(self._connection.execute(_SELECT_REVISIONS).fetchall())
             return {topic: numbers[topic] for topic in Topic}
+
+    def _label_sets(self) -> dict[int, Labels]:
+        return {number: json.loads(text) for number, text in self._connection.execute(_SELECT_LABEL_SETS)}
 
     @contextlib.contextmanager
     def _snapshot(self) -> Generator[None]:

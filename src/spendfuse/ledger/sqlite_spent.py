@@ -2,13 +2,16 @@
 
 import sqlite3
 
+from spendfuse.core.thresholds import spent_alert
 from spendfuse.ledger.definitions import limit_from_text
 from spendfuse.ledger.spent import PAST_KEPT_MS, NoteSpent, SpentLine, spent_window
+from spendfuse.ledger.sqlite_alerts import insert_alerts
 from spendfuse.ledger.sqlite_limits import limits_in_force, overrides
 from spendfuse.ledger.statements import sql
 
 _INSERT_SPENT = sql("sqlite", "insert_spent")
 _DELETE_PAST_SPENT = sql("sqlite", "delete_past_spent")
+_SELECT_SETTLED = sql("sqlite", "select_settled")
 _SELECT_SPENT = sql("sqlite", "select_spent")
 
 
@@ -27,6 +30,11 @@ def note_spent(connection: sqlite3.Connection, operation: NoteSpent, now_ms: int
         if window is not None:
             row = (known.limit_id, note.subject, window.number, window.ends_at_ms, note.amount, now_ms)
             is_news |= bool(connection.execute(_INSERT_SPENT, row).fetchall())
+            settled = connection.execute(_SELECT_SETTLED, (known.limit_id, note.subject, window.number)).fetchone()
+            alert = spent_alert(
+                known.limit, note.subject, window, amount=note.amount, settled=0 if settled is None else settled[0]
+            )
+            insert_alerts(connection, [] if alert is None else [alert], now_ms)
     connection.execute(_DELETE_PAST_SPENT, (now_ms - PAST_KEPT_MS,))
     return is_news
 

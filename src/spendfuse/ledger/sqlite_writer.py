@@ -26,7 +26,9 @@ from spendfuse.ledger.operations import (
     ExpireDue,
     Extend,
     Operation,
+    OutboxStep,
     Outcome,
+    RaiseAlerts,
     Record,
     Repair,
     Reserve,
@@ -38,6 +40,7 @@ from spendfuse.ledger.operations import (
 )
 from spendfuse.ledger.pieces import Piece
 from spendfuse.ledger.spent import NoteSpent
+from spendfuse.ledger.sqlite_alerts import insert_alerts, outbox_step
 from spendfuse.ledger.sqlite_audit import repair
 from spendfuse.ledger.sqlite_batch import SqliteBatch
 from spendfuse.ledger.sqlite_books import Books
@@ -203,6 +206,11 @@ class SqliteWriter:
                 return note_spent(self._connection, operation, now_ms)
             case ClearOverrun():
                 return clear_overrun(self._connection, operation.target)
+            case RaiseAlerts():
+                return insert_alerts(self._connection, operation.alerts, now_ms)
+            case OutboxStep():
+                batch.write()
+                return outbox_step(self._connection, operation, now_ms)
             case _:
                 assert_never(operation)
 

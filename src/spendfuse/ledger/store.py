@@ -20,6 +20,7 @@ from spendfuse.core.limits import Limit
 from spendfuse.core.quotes import Amounts, CapRange, Quote
 from spendfuse.core.reservations import Charge, Entry, ReservationId
 from spendfuse.core.subjects import NEW_SUBJECTS_PER_HOUR
+from spendfuse.ledger.alerts import AlertLedger
 from spendfuse.ledger.breakers import BreakerLedger
 from spendfuse.ledger.spent import SpentLine, SpentNote
 
@@ -186,7 +187,7 @@ class Topic(StrEnum):
     BREAKERS = "breakers"
 
 
-class Ledger(BreakerLedger, Protocol):
+class Ledger(BreakerLedger, AlertLedger, Protocol):
     """Balances, reservations and entries behind one atomic interface."""
 
     @property
@@ -337,6 +338,20 @@ class Ledger(BreakerLedger, Protocol):
     ) -> Sequence[SpendRow]:
         """Spend by the values of one label, the dearest first. With `top`, so many have a row, and all others share
         one behind those: what to ask of a label with a million values; calls count by the time of their reservation."""
+        ...
+
+    async def spenders(self, label: str, limit: Limit, subject: str, *, since_ms: int) -> Sequence[SpendRow]:
+        """Spend by the values of one label since about an instant (to a quarter of an hour), of what a limit counts
+        under a subject; empty where the limit tells calls apart by a fleeting label."""
+        ...
+
+    async def refusals(self, since_ms: int, until_ms: int) -> Sequence[RefusalCount]:
+        """What was refused from an instant until another, both rounded down to the hour, the most refused first."""
+        ...
+
+    async def settled_since(self, since_ms: int) -> Mapping[tuple[str, str], int]:
+        """What was settled since about an instant (to a quarter of an hour) by a limit's name and subject, in its unit,
+        whatever windows it fell into. Limits that tell calls apart by a fleeting label are left out, and rates."""
         ...
 
     async def keys(self) -> Sequence[KeyRecord]:

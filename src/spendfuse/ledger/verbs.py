@@ -5,11 +5,14 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+from spendfuse.core.alerts import Alert
 from spendfuse.core.decisions import Admitted, Fit, Refused
 from spendfuse.core.errors import LedgerClosed, LedgerUnavailable, LimitsOutdated
 from spendfuse.core.limits import Limit
 from spendfuse.core.quotes import Quote
 from spendfuse.core.reservations import Charge, Entry, ReservationId
+from spendfuse.core.windows import MS_PER_S
+from spendfuse.ledger.alerts import ChannelHealth, Claim, Ended, OutboxWork, Routed, StoredAlert
 from spendfuse.ledger.applied import AppliedLimits
 from spendfuse.ledger.batching import STORE_TIMEOUT_S
 from spendfuse.ledger.breaker_verbs import BreakerVerbs
@@ -21,6 +24,8 @@ from spendfuse.ledger.operations import (
     Engine,
     ExpireDue,
     Extend,
+    OutboxStep,
+    RaiseAlerts,
     Record,
     Repair,
     Reserve,
@@ -165,6 +170,14 @@ class BatchingLedger(BreakerVerbs):
         """See `Ledger`."""
         return await self._open_engine().spend(label, since_ms=since_ms, until_ms=until_ms, top=top)
 
+    async def spenders(self, label: str, limit: Limit, subject: str, *, since_ms: int) -> Sequence[SpendRow]:
+        """See `Ledger`."""
+        return await self._open_engine().spenders(label, limit, subject, since_ms=since_ms)
+
+    async def settled_since(self, since_ms: int) -> Mapping[tuple[str, str], int]:
+        """See `Ledger`."""
+        return await self._open_engine().settled_since(since_ms)
+
     async def keys(self) -> Sequence[KeyRecord]:
         """See `Ledger`."""
         return await self._open_engine().keys()
@@ -184,6 +197,41 @@ class BatchingLedger(BreakerVerbs):
     async def clear_overrun(self, target: str) -> bool:
         """See `Ledger`."""
         return await self._submit(self._freeing, ClearOverrun(target)) is True
+
+    async def raise_alerts(self, alerts: Sequence[Alert]) -> bool:
+        """See `Ledger`."""
+        return bool(alerts) and await self._submit(self._freeing, RaiseAlerts(tuple(alerts))) is True
+
+    async def refusals(self, since_ms: int, until_ms: int) -> Sequence[RefusalCount]:
+        """See `Ledger`."""
+        return await self._open_engine().refusals(since_ms, until_ms)
+
+    async def has_outbox_work(self, holder: str) -> bool:
+        """See `Ledger`."""
+        return await self._open_engine().has_outbox_work(holder)
+
+    async def outbox_step(
+        self,
+        holder: str,
+        *,
+        lease_s: float,
+        routed: Sequence[Routed] = (),
+        claims: Sequence[Claim] = (),
+        ended: Sequence[Ended] = (),
+    ) -> OutboxWork | None:
+        """See `Ledger`."""
+        step = OutboxStep(holder, int(lease_s * MS_PER_S), tuple(routed), tuple(claims), tuple(ended))
+        outcome = await self._submit(self._freeing, step)
+        assert outcome is None or isinstance(outcome, OutboxWork)
+        return outcome
+
+    async def alerts(self, since_ms: int) -> Sequence[StoredAlert]:
+        """See `Ledger`."""
+        return await self._open_engine().alerts(since_ms)
+
+    async def channel_health(self) -> Sequence[ChannelHealth]:
+        """See `Ledger`."""
+        return await self._open_engine().channel_health()
 
     async def note_spent(self, notes: Sequence[SpentNote]) -> bool:
         """See `Ledger`."""

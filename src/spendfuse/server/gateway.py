@@ -11,6 +11,8 @@ same, they rule, and a process that still holds the former ones refuses its call
 import asyncio
 from collections.abc import Awaitable
 
+from spendfuse.alerting.outbox import Outbox
+from spendfuse.alerting.senders import check_channels
 from spendfuse.config import Config
 from spendfuse.gate.exchanges import served
 from spendfuse.gate.gate import Gate
@@ -27,9 +29,10 @@ from spendfuse.server.run import Message, Receive, Send
 class Gateway:
     """The ASGI app of a gateway. The ledger has the limits of its first config already."""
 
-    def __init__(self, config: Config, *, shared: Shared, keyring: Keyring) -> None:
+    def __init__(self, config: Config, *, shared: Shared, keyring: Keyring, outbox: Outbox) -> None:
         self._shared = shared
         self._keyring = keyring
+        self._outbox = outbox
         self._app = self._app_of(config, Routes(config, shared.clock))
         shared.breakers.configure(config.breakers)
 
@@ -42,8 +45,10 @@ class Gateway:
         Swaps the whole config or, when it raises or is cancelled, nothing. Must not be called twice at a time.
 
         Raises:
+            ConfigInvalid: a channel of its alerts leads nowhere.
             LedgerUnavailable: the store did not take its limits.
         """
+        await asyncio.to_thread(check_channels, config.alerting)
         # In a thread: many models would hold up every call.
         routes = await asyncio.to_thread(Routes, config, self._shared.clock)
         app = self._app_of(config, routes)
@@ -52,6 +57,7 @@ class Gateway:
         await self._shared.ledger.apply(config.limits)
         self._keyring.configure(config.keys, new_subjects_per_hour=config.new_subjects_per_hour)
         self._shared.breakers.configure(config.breakers)
+        self._outbox.configure(config)
         self._app = app
 
     def _app_of(self, config: Config, routes: Routes) -> App:
@@ -63,7 +69,7 @@ class Gateway:
             keyring=self._keyring,
             dialects=serves.dialects,
             models=config.models,
-            others=others_app(lambda: self._shared.ledger.outage, admin.routes()),
+            others=others_app(lambda: self._shared.ledger.outage, lambda: self._outbox.failing, admin.routes()),
             peers=Peers(config.trusted_proxies) if gate.needs_peers else None,
             body_bytes_max=config.body_bytes_max,
             via=via_of(config),

@@ -1,0 +1,3 @@
+-- The breaker has closed for this subject.
+UPDATE alert SET resolved_at_ms = :now_ms, resolution = 'closed', unrouted = unrouted | 2
+WHERE resolved_at_ms IS NULL AND kind IN ('breaker', 'drift') AND about = :about AND subject = :subject;
