@@ -165,9 +165,8 @@ async def _open_shared(
         keeper = Keeper(ledger, interval_s=interval_s or KEEPER_INTERVAL_S)
         keeper.start()
         stack.push_async_callback(keeper.stop)
-        background = (follower.run(), shared.refusals.run(), shared.spent.run())
-        background = (*background, shared.breakers.run(), shared.unpriced.run())
-        await stack.enter_async_context(_running(*background))
+        telling = (shared.refusals.run(), shared.spent.run(), shared.unpriced.run())
+        await stack.enter_async_context(_running(follower.run(), shared.breakers.run(), *telling))
         yield shared
 
 
@@ -217,7 +216,7 @@ async def _open_outbox(
         await outbox.stop(OUTBOX_STOP_S)
 
 
-def make_sender(channel: Channel, client: "UpstreamClient") -> "ChannelSender":
+def make_sender(channel: Channel, client: UpstreamClient) -> "ChannelSender":
     """What sends to a channel of the config."""
     from spendfuse.alerting.senders import AppriseSender
     from spendfuse.alerting.webhook import WebhookSender
