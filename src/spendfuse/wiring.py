@@ -24,7 +24,7 @@ from spendfuse.ledger.store import Ledger, Topic
 from spendfuse.upstream.client import UpstreamClient
 
 if TYPE_CHECKING:
-    from spendfuse.alerting.outbox import ChannelSender
+    from spendfuse.alerting.outbox import ChannelSender, Outbox
     from spendfuse.drill.stage import Stage
     from spendfuse.gate.shared import Shared
     from spendfuse.ledger.spool import Spool
@@ -87,7 +87,6 @@ async def open_ledger(config: Config) -> AsyncGenerator[Ledger]:
 async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
     """The whole gateway of one process, opened in its event loop."""
     # What only a gateway needs is imported only by one: a command starts in half the time.
-    from spendfuse.alerting.outbox import Outbox
     from spendfuse.alerting.senders import check_channels
     from spendfuse.ledger.spool import open_spool
     from spendfuse.ledger.upkeep import Caretaker
@@ -108,16 +107,14 @@ async def open_app(config: Config) -> AsyncGenerator[GatewayApp]:
         caretaker = Caretaker(ledger, retention_s=config.retention_s)
         caretaker.start()
         stack.push_async_callback(caretaker.stop)
-        outbox = Outbox(ledger, config, lambda channel: make_sender(channel, client), shared.clock)
-        stack.push_async_callback(outbox.stop, OUTBOX_STOP_S)
-        await stack.enter_async_context(_running(outbox.run()))
-        yield Gateway(config, shared=shared, keyring=keyring, outbox=outbox)
+        sending = _open_outbox(config, shared, lambda channel: make_sender(channel, client))
+        yield Gateway(config, shared=shared, keyring=keyring, outbox=await stack.enter_async_context(sending))
 
 
 @asynccontextmanager
 async def open_drill_stage(config: Config, client: UpstreamClient, clock: Clock) -> AsyncGenerator["Stage"]:
     """The inside of a gateway for a drill: over a store of its own, which is gone with it, whatever the config's is."""
-    from spendfuse.drill.stage import Stage
+    from spendfuse.drill.stage import MutedSender, Stage
     from spendfuse.gate.exchanges import served
     from spendfuse.gate.gate import Gate
     from spendfuse.gate.routes import Routes
@@ -133,6 +130,7 @@ async def open_drill_stage(config: Config, client: UpstreamClient, clock: Clock)
         exchanges = served(config, clock).exchanges
         gate = Gate(config=config, routes=Routes(config, clock), exchanges=exchanges, shared=shared)
         shared.breakers.configure(config.breakers)
+        await stack.enter_async_context(_open_outbox(config, shared, lambda _: MutedSender()))
         yield Stage(gate, shared)
 
 
@@ -201,6 +199,21 @@ async def _running(*background: Coroutine[Any, Any, None]) -> AsyncGenerator[Non
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _open_outbox(
+    config: Config, shared: "Shared", make: Callable[[Channel], "ChannelSender"]
+) -> AsyncGenerator["Outbox"]:
+    """Alerts on their way to the channels of a config, by these senders."""
+    from spendfuse.alerting.outbox import Outbox
+
+    outbox = Outbox(shared.ledger, config, make, shared.clock)
+    try:
+        async with _running(outbox.run()):
+            yield outbox
+    finally:
+        await outbox.stop(OUTBOX_STOP_S)
 
 
 def make_sender(channel: Channel, client: UpstreamClient) -> "ChannelSender":

@@ -64,7 +64,7 @@ def test_a_config_without_limits_and_breakers_shows_the_whole_loss_and_fails(tmp
     for row in rows:
         cells = re.split(r"  +", row)
         assert cells[5] == "no, nothing was refused"
-        assert cells[2] == cells[4] == cells[6], row
+        assert cells[2] == cells[4] == cells[7], row
     assert done.stderr.count("no limit in money over all calls bounds it") == 4
     assert drill(tmp_path, "power-user", "--hours", "0.2", "--max-loss", "100", config=UNLIMITED).returncode == 0
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from drill_harness import audited_stage, config_of, play
+from drill_harness import MODELS, audited_stage, config_of, play
 
+from spendfuse.config import parse
 from spendfuse.core.breakers import Breaker, Burn
 from spendfuse.core.errors import ConfigInvalid
 from spendfuse.core.money import NANOS_PER_USD
@@ -171,6 +172,24 @@ def test_no_socket_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "socket", refuse)
     monkeypatch.setattr(socket, "socketpair", refuse)
     assert play(config_of("day: {usd: 1, per: day}"), "denial-of-wallet", hours=0.2).stopped is not None
+
+
+def test_alerts_are_told_and_none_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    channel = """
+  channels: {team: "json://127.0.0.1:9/alerts"}
+  routes: [{on: [threshold, breaker], to: [team]}]"""
+    config = parse(f"{MODELS}\nlimits: {{day: {{usd: 1, per: day}}}}\nalerts: {channel}", environ={})
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refuse)
+    found = play(config, "power-user", hours=0.5)
+    assert [one.kind for one in found.alerts] == ["threshold"] * 3
+    assert [one.title for one in found.alerts[:2]] == ["day: 50 % of $1.00 is spent", "day: 80 % of $1.00 is spent"]
+    assert found.stopped is not None and 0 < found.alerts[0].after_s < found.alerts[2].after_s
+    failing = play(config, "retry-loop", hours=0.2)
+    assert "breaker" in {one.kind for one in failing.alerts}
 
 
 def test_progress_grows_to_the_whole() -> None:

@@ -91,6 +91,7 @@ def _columns(report: DrillReport) -> tuple[Column[Finding], ...]:
         Column("stopped", "STOPPED", lambda one: _stop_json(one.stopped), _stop_text),
         Column("first_refusal", "", lambda one: _stop_json(one.first_refusal), str),
         Column("refusals", "", lambda one: dict(sorted(one.refusals.items())), str),
+        Column("alerts", "ALERTS", _alerts_json, lambda one: f"{len(one.alerts):,}", is_number=True),
         Column(
             "calls_without",
             "",
@@ -126,6 +127,13 @@ def _document(report: DrillReport) -> Json:
         "passed": not report.failed,
         "scenarios": records(_columns(report), report.findings),
     }
+
+
+def _alerts_json(finding: Finding) -> Json:
+    return [
+        {"after_s": round(one.after_s), "kind": one.kind, "severity": one.severity, "title": one.title}
+        for one in finding.alerts
+    ]
 
 
 def _stop_json(refusal: Refusal | None) -> Json:

@@ -11,9 +11,11 @@ from datetime import datetime, time
 from functools import partial
 from zoneinfo import ZoneInfo
 
+from spendfuse.alerting.messages import Wording, title_of
 from spendfuse.clock import FrozenClock
 from spendfuse.config import Config
-from spendfuse.core.windows import NS_PER_MS
+from spendfuse.core.alerts import AlertKind
+from spendfuse.core.windows import MS_PER_S, NS_PER_MS
 from spendfuse.drill.clients import Clients, Gated, Straight, Way
 from spendfuse.drill.offers import Offers, offers_of
 from spendfuse.drill.provider import SimulatedProviders
@@ -29,12 +31,23 @@ from spendfuse.wire.openai_chat import OpenAIChat
 KEYS_OF_ATTACK = 20
 """So many keys a drill has at least: those of the config, and some that anybody could have been given."""
 _DRAIN_S = 60.0
+_OUTBOX_S = 3.0
 _NS_PER_S = 1_000_000_000
 _S_PER_HOUR = 3_600
 _STEPS = 100
 
 Progress = Callable[[float], None]
 """Told the share of the work that is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An alert that would have gone out, so many seconds after the beginning."""
+
+    after_s: float
+    kind: str
+    severity: str
+    title: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +69,7 @@ class Finding:
     first_refusal: Refusal | None
     stopped: Refusal | None
     refusals: dict[str, int]
+    alerts: tuple[Told, ...]
     unprotected_calls: int
     unprotected: int
 
@@ -65,6 +79,7 @@ class _Played:
     tally: Tally
     billed: int
     charged: int
+    alerts: tuple[Told, ...]
     for_good: bool
     """Nobody could have got anything through any more."""
 
@@ -104,6 +119,7 @@ class Rehearsal:
             first_refusal=tally.first,
             stopped=tally.stopped(for_good=gated.for_good, span_s=span_s),
             refusals=dict(tally.refused_by),
+            alerts=gated.alerts,
             unprotected_calls=straight.tally.reached,
             unprotected=straight.billed,
         )
@@ -137,15 +153,35 @@ class Rehearsal:
             telling.cancel()
             if clock.monotonic_s() < begins_at_s:
                 providers.begin_bill()
-            if stage is not None:
-                await stage.shared.drain(_DRAIN_S)
+            charged, alerts = (0, ()) if stage is None else await self._told(stage)
             progress(1.0)
             return _Played(
                 tally=tally,
                 billed=providers.bill.report(now_of(clock)).nanos,
                 for_good=cast.is_done,
-                charged=0 if stage is None else await _charged(stage, begins_at_ms=self._begins_at_ns // NS_PER_MS),
+                charged=charged,
+                alerts=alerts,
             )
+
+    async def _told(self, stage: Stage) -> tuple[int, tuple[Told, ...]]:
+        """What the ledger says was spent since the beginning, and the alerts since then."""
+        shared, begins_at_ms = stage.shared, self._begins_at_ns // NS_PER_MS
+        await shared.drain(_DRAIN_S)
+        # What breakers did becomes an alert by the next step of the outbox.
+        await asyncio.sleep(_OUTBOX_S)
+        charged = sum(row.cost for row in await shared.ledger.spend("key", since_ms=begins_at_ms))
+        wording = Wording(self._config.timezone, None)
+        alerts = [
+            Told(
+                (stored.raised_at_ms - begins_at_ms) / MS_PER_S,
+                stored.alert.kind.value,
+                stored.alert.severity.value,
+                title_of(stored.alert, wording),
+            )
+            for stored in await shared.ledger.alerts(begins_at_ms)
+            if stored.alert.kind is not AlertKind.DIGEST and stored.raised_at_ms >= begins_at_ms
+        ]
+        return charged, tuple(alerts)
 
     def _cast(self, scenario: Scenario, way: Way, clock: FrozenClock, *, ends_at_s: float) -> Cast:
         rng = random.Random(f"{self._seed} {scenario.name}")  # noqa: S311 - it has to repeat
@@ -183,7 +219,3 @@ async def _tell(progress: Progress, begins_at_s: float, span_s: float, clock: Fr
     while True:
         await asyncio.sleep(span_s / _STEPS)
         progress(min(max(clock.monotonic_s() - begins_at_s, 0.0) / span_s, 1.0))
-
-
-async def _charged(stage: Stage, *, begins_at_ms: int) -> int:
-    return sum(row.cost for row in await stage.shared.ledger.spend("key", since_ms=begins_at_ms))

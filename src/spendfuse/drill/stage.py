@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
+from spendfuse.alerting.messages import Message
 from spendfuse.clock import Clock
 from spendfuse.config import Config, Provider
 from spendfuse.gate.gate import Gate
@@ -47,3 +48,14 @@ def provider_at(url: str) -> str:
 
 def _unplugged(provider: Provider) -> Provider:
     return replace(provider, base_url=f"{_NOWHERE}{provider.name}", api_key=None, needs_api_key=False)
+
+
+class MutedSender:
+    """A channel of alerts that takes every message and passes none on."""
+
+    async def send(self, message: Message) -> str | None:
+        """See `Sender`."""
+        return None
+
+    def close(self) -> None:
+        """Nothing is held."""
