@@ -788,7 +788,7 @@ def test_the_demo_ends_with_a_provider_bill_within_the_limit(tmp_path: Path) -> 
     assert "what the provider billed, to the nano-dollar" in done.stdout
     assert "openai.APIStatusError" in done.stdout
     assert all(word in done.stdout for word in ("rate_limit_exceeded", "budget_exceeded", "fitted", "streamed"))
-    assert "clean: every balance equals" in done.stdout
+    assert "clean: every balance and rollup equals" in done.stdout
     assert list(tmp_path.iterdir()) == []
     assert "\x1b" not in done.stdout
 
