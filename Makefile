@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-matrix test-real soak check bench prices clean
+.PHONY: help run test test-inside test-end-to-end test-matrix test-real soak check bench prices clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 16
@@ -22,8 +22,15 @@ $(READY): pyproject.toml
 run: $(READY) ## Start the gateway on SQLite with a simulated provider and traffic, then stay up
 	@$(BIN)/spendfuse demo
 
+# Servers mostly wait, so that their tests run beside all others; what each prints comes out whole.
 test: $(READY) ## All tests but the matrix as written
-	$(BIN)/python -m pytest -m "not matrix"
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target --keep-going test-inside test-end-to-end
+
+test-inside: $(READY) ## Of these, those that need no server of ours
+	$(BIN)/python -m pytest -m "not matrix" -p no:cacheprovider tests/core tests/contract tests/wire tests/simulation
+
+test-end-to-end: $(READY) ## And the others
+	$(BIN)/python -m pytest -m "not matrix" -p no:cacheprovider tests/end_to_end
 
 test-matrix: $(READY) ## The overshoot matrix as written
 	$(BIN)/python -m pytest -m "$(MATRIX)" tests/end_to_end
