@@ -18,6 +18,7 @@ from ledger_harness import (
     rid,
 )
 
+from spendfuse.alerting.observing import Observer
 from spendfuse.core.alerts import Alert, AlertKind, Phase, Severity, alert_id
 from spendfuse.core.breakers import Breaker, ErrorRate
 from spendfuse.core.limits import Limit, Shadow, Unit
@@ -428,3 +429,24 @@ async def test_refusals_are_added_up_by_reason_limit_feature_and_user(*, harness
     found = await ledger.refusals(now_ms - 3 * 3_600_000, now_ms + 1)
     assert [(row.code, row.count) for row in found] == [("budget_exceeded", 2), ("rate", 1)]
     assert [row.count for row in await ledger.refusals(now_ms - 1_800_000, now_ms + 1)] == [1]
+
+
+@contract
+async def test_an_outage_is_told_once_it_is_over_and_once_by_all_processes_that_saw_it(harness: Harness) -> None:
+    ledgers = [await harness.open(MONEY), await harness.open(MONEY)]
+    observers = [Observer(one, harness.clock) for one in ledgers]
+    began_ms = harness.clock.now_ns() // 1_000_000
+    for why in ("the store is away", "it still is"):
+        for observer in observers:
+            observer.note_outage(why)
+        harness.clock.advance(ms=45_000)
+    assert not await ledgers[0].alerts(0)
+    for observer in (*observers, *observers):
+        await observer.tell_of_outage()
+    told = (await _only(ledgers[1])).alert
+    assert (told.kind, told.severity) == (AlertKind.STORE_DOWN, Severity.CRITICAL)
+    assert told.facts == {"from_ms": began_ms, "until_ms": began_ms + 90_000, "why": "the store is away"}
+    harness.clock.advance(ms=600_000)
+    observers[0].note_outage("once more")
+    await observers[0].tell_of_outage()
+    assert len(await ledgers[0].alerts(0)) == 2
