@@ -6,7 +6,6 @@ SECONDS ?= 600
 STEPS ?= 1000
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-WHOLE_LINES := $(if $(filter output-sync,$(.FEATURES)),--output-sync=line)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-inside test-end-to-end test-matrix test-real soak check bench prices clean
@@ -23,9 +22,12 @@ $(READY): pyproject.toml
 run: $(READY) ## Start the gateway on SQLite with a simulated provider and traffic, then stay up
 	@$(BIN)/spendfuse demo
 
-# Servers mostly wait, so that their tests run beside all others.
+# Servers mostly wait, so their tests run beside all others; what they print comes behind.
 test: $(READY) ## All tests but the matrix as written
-	@$(MAKE) --no-print-directory --jobs=2 $(WHOLE_LINES) --keep-going test-inside test-end-to-end
+	@log=$$(mktemp); $(MAKE) --no-print-directory test-end-to-end >$$log 2>&1 & servers=$$!; \
+	$(MAKE) --no-print-directory test-inside; inside=$$?; \
+	wait $$servers; outside=$$?; cat $$log; rm -f $$log; \
+	[ $$inside -eq 0 ] && [ $$outside -eq 0 ]
 
 test-inside: $(READY) ## Of these, those that need no server of ours
 	$(BIN)/python -m pytest -m "not matrix" -p no:cacheprovider tests/core tests/contract tests/wire tests/simulation
